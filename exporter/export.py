@@ -452,11 +452,11 @@ def scale_cache(
         tokens = form_tokens(prepared, threads=threads, progress=progress)
     else:
         tokens = learned.tokens
-    floats = float32_plan(prepared)
     scales = find_cache_scales(
         work,
-        make_graph(decoder, floats, prepared.cpu),
-        (floats.states, plan.states),
+        make_graph(decoder, float32_plan(prepared), prepared.cpu),
+        decoder,
+        plan.states,
         tokens,
         threads=threads or usable_cores(),
         progress=progress,

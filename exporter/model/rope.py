@@ -10,7 +10,7 @@ longrope: θ_d / λ_d with one λ for short and one for long inputs (Ding et al.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from edgepress.bundle.rotations import KeyRotation
 from edgepress.errors import InputError
 from edgepress.exporter.model.description import Decoder
-from edgepress.exporter.model.parts.primitives import Rope
+from edgepress.exporter.model.parts.primitives import Rope, RotatedKeys
 from edgepress.exporter.source.config import Config
 
 Floats = npt.NDArray[np.float32]
@@ -352,6 +352,16 @@ def inside_or_outside(section: Config, config: Config, key: str, *, above: float
     return outside if inside is None else inside
 
 
+def rotated_keys(decoder: Decoder) -> Iterator[tuple[RotatedKeys, bool]]:
+    """The states of keys that are rotated, and whether in pairs of neighbours."""
+    for index, layer in enumerate(decoder.layers):
+        for block in layer.blocks:
+            keys = block.mixer.rotated_keys(index)
+            if keys is not None:
+                by_rope = decoder.ropes[keys.rope].interleaved
+                yield keys, by_rope if keys.interleaved is None else keys.interleaved
+
+
 def key_rotations(decoder: Decoder) -> tuple[KeyRotation, ...] | None:
     """By what keys in the decoder's states are rotated; None where what is kept of a token is bound to its position.
 
@@ -361,16 +371,10 @@ def key_rotations(decoder: Decoder) -> tuple[KeyRotation, ...] | None:
     if decoder.positions is not None or decoder.long_from is not None:
         return None
     found: dict[tuple[str, bool], list[str]] = {}
-    for index, layer in enumerate(decoder.layers):
-        for block in layer.blocks:
-            keys = block.mixer.rotated_keys(index)
-            if keys is None:
-                continue
-            if keys.bound:
-                return None
-            by_rope = decoder.ropes[keys.rope].interleaved
-            pairs = by_rope if keys.interleaved is None else keys.interleaved
-            found.setdefault((keys.rope, pairs), []).append(keys.name)
+    for keys, interleaved in rotated_keys(decoder):
+        if keys.gain is not None:
+            return None
+        found.setdefault((keys.rope, interleaved), []).append(keys.name)
     return tuple(
         KeyRotation(tuple(names), tuple(map(float, decoder.ropes[rope].inverse_frequencies)), interleaved)
         for (rope, interleaved), names in found.items()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.bundle.rotations import KeyRotation
+from edgepress.bundle.rotations import KeyRotation, pair_channels
 
 Array = NDArray[Any]
 
@@ -21,12 +21,7 @@ def moved_back(keys: Array, rotation: KeyRotation, places: "int | NDArray[np.int
     """
     angles = np.asarray(places, np.float64)[..., None] * np.array(rotation.inverse_frequencies)  # (…, pairs)
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    pairs = angles.shape[-1]
-    one, other = (
-        (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
-        if rotation.interleaved
-        else (slice(0, pairs), slice(pairs, 2 * pairs))
-    )
+    one, other = pair_channels(angles.shape[-1], rotation.interleaved)
     first, second = (keys[..., half].astype(np.float32, copy=False) for half in (one, other))
     found = keys.copy()
     found[..., one] = first * cos + second * sin

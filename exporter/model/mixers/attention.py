@@ -67,6 +67,8 @@ class Attention(Mixer):
     def __post_init__(self) -> None:
         if self.norm_after_rope and not self.norm_per_head:
             raise ValueError("queries and keys normalized over all heads are normalized before they are rotated")
+        if self.norm_after_rope and self.key_norm is not None and self.key_norm.kind != "rms":
+            raise ValueError("keys are normalized after they are rotated by RMS norms, whose size no rotation changes")
         if self.alibi is not None and (len(self.alibi.slopes) != self.heads or self.softcap):
             raise ValueError(f"{len(self.alibi.slopes)} slopes for {self.heads} heads, softcap {self.softcap}")
 
@@ -111,7 +113,8 @@ class Attention(Mixer):
         """See :class:`Mixer`; a norm after the rotation has a gain for each channel."""
         if self.rope is None:
             return None
-        return RotatedKeys(f"layers.{layer}.key", self.rope, bound=self.norm_after_rope and self.key_norm is not None)
+        gain = self.key_norm.weight if self.norm_after_rope and self.key_norm is not None else None
+        return RotatedKeys(f"layers.{layer}.key", self.rope, gain=gain)
 
     def source(self) -> Source | str:
         """The rows of v: attention mixes positions, not channels; all query heads of a group use the same v."""

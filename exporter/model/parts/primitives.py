@@ -133,14 +133,14 @@ class Alibi:
 class RotatedKeys:
     """The state ``name`` holds keys that ``rope`` rotated, an entry of :attr:`Decoder.ropes`.
 
-    ``interleaved`` says whether in pairs of neighbours where a mixer decides that, not the rope. Keys that something
-    changed after that, channel by channel, are ``bound`` to their positions: no rotation moves them.
+    ``interleaved`` says whether in pairs of neighbours where a mixer decides that, not the rope. ``gain`` is of an RMS
+    norm that comes after the rotation, and multiplies each channel: no rotation moves such keys.
     """
 
     name: str
     rope: str
     interleaved: bool | None = None
-    bound: bool = False
+    gain: Weight | None = None
 
 
 @dataclass(frozen=True)

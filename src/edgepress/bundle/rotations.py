@@ -19,6 +19,13 @@ _MOST_PAIRS = 1 << 12  # of a head; the largest have 256
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
+def pair_channels(pairs: int, interleaved: bool) -> tuple[slice, slice]:
+    """The first channels of so many pairs of a head, and the second ones."""
+    if interleaved:
+        return slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+    return slice(0, pairs), slice(pairs, 2 * pairs)
+
+
 @dataclass(frozen=True)
 class KeyRotation:
     """How the keys in ``states``, named as :attr:`State.name`, are rotated.

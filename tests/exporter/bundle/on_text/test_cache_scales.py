@@ -1,22 +1,28 @@
 """Scales of keys and values as integers: against brute force, and in graphs against the cache of floats."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import tiny_models
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from transformers import AutoModelForCausalLM
 
 from edgepress.errors import InputError
 from edgepress.exporter import decide, export
-from edgepress.exporter.bundle.on_text.cache_scales import scales_of
+from edgepress.exporter.bundle.on_text.cache_scales import Turning, scales_of
 from edgepress.runtime.config import read_config
 from edgepress.runtime.sessions.cpu import CpuSession
+from edgepress.text.tokenizer import read_tokenizer
 
+LONG = 1024  # positions, where calibration sees the first 32 or 64
 TEXT = "[calibration]\ntokens = 256\nlength = 64\n"
 
 
@@ -28,6 +34,85 @@ def test_no_value_that_was_seen_loses_more_than_half_a_step(seed: int, size: flo
     codes = np.clip(np.rint(values / scales), -128, 127)
     assert np.all(np.abs(codes * scales - values) <= scales * 0.5001)
     assert np.all(np.abs(codes).max(axis=(0, 2)) >= 110)  # of 127: the steps are used
+
+
+@given(st.data())
+def test_no_position_turns_a_key_beyond_its_scales(data: st.DataObject) -> None:
+    """Turning is multiplication by exp(i angle), of pairs as complex numbers; what does not turn is as it was."""
+    turns = data.draw(st.lists(st.booleans(), min_size=1, max_size=4).map(tuple))
+    plain, interleaved, with_gains = data.draw(st.integers(0, 3)), data.draw(st.booleans()), data.draw(st.booleans())
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    pairs, heads = len(turns), 2
+    columns = np.arange(2 * pairs).reshape((pairs, 2) if interleaved else (2, pairs))
+    first, second = columns.T if interleaved else columns
+    gains = 10 ** random.uniform(-1, 1, (heads, 2 * pairs + plain)) * random.choice([-1, 1], (heads, 2 * pairs + plain))
+    gains = gains if with_gains else np.ones_like(gains)
+    keys = random.standard_normal((2, heads, 7, 2 * pairs + plain)) * 10 ** random.uniform(-2, 2, 2 * pairs + plain)
+
+    def turned(angle: Any) -> NDArray[np.float32]:
+        found = keys.copy()
+        as_complex = (keys[..., first] + 1j * keys[..., second]) * np.exp(1j * angle * np.array(turns))
+        found[..., first], found[..., second] = as_complex.real, as_complex.imag
+        return np.asarray(found * gains[:, None], np.float32)
+
+    scales = scales_of(turned(0.0), Turning(turns, interleaved, gains.astype(np.float32) if with_gains else None))
+    sizes = [
+        np.abs(turned(angle) / scales).max(axis=(0, 1, 2)) for angle in np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    ]
+    assert np.max(sizes) < 116  # of 127, with the margin
+    assert np.max(sizes, axis=0).min() > 114  # and each channel comes there: no step is wasted
+    stays = np.setdiff1d(np.arange(2 * pairs + plain), [first[list(turns)], second[list(turns)]])
+    np.testing.assert_array_equal(scales[..., stays], scales_of(turned(0.0))[..., stays])
+    if not with_gains:
+        np.testing.assert_array_equal(scales[..., first[list(turns)]], scales[..., second[list(turns)]])
+
+
+def cached(folder: Path, name: str, more: dict[str, object], calibration: str, gain: float = 8.0) -> Path:
+    """A tiny model for long texts whose keys have large biases; its bundle is in ``bundle``."""
+    variant = tiny_models.VARIANTS[name]
+    variant = replace(
+        variant, config={**variant.config, "max_position_embeddings": LONG, **more}, gains={"k_proj.bias": gain}
+    )
+    checkpoint, recipe = folder / "checkpoint", folder / "recipe.toml"
+    tiny_models.save_variant(variant, checkpoint, seed=3)
+    recipe.write_text(f"weights.bits = 32\n{calibration}[cache]\nbits = 8\n")
+    export(checkpoint, out=folder / "bundle", recipe=recipe, target="x86-cpu", threads=1)
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("qwen2", {}),  # halves, turned by GroupQueryAttention
+        ("glm", {"attention_bias": True}),  # neighbours of the first half of a head
+        ("gptj", {"n_positions": LONG}),  # neighbours of a part of a head, by a node of its own
+        ("deepseek_v3", {"attention_bias": True}),  # a part that all heads share, before channels that do not turn
+        ("hunyuan_v1_dense-biases", {}),  # a norm after the rotation
+    ],
+)
+def test_keys_that_were_seen_fit_at_every_position(tmp_path: Path, name: str, more: dict[str, object]) -> None:
+    """Of the first layer, where they follow from token and position: by scales for peaks alone they take 220 to 300."""
+    words = "or not to be. To be, " * 9
+    (tmp_path / "text.txt").write_text(words)
+    settings = f'[calibration]\ntokens = 64\nlength = 32\ntext = ["{(tmp_path / "text.txt").as_posix()}"]\n'
+    cached(tmp_path, name, more, settings)
+    inner = read_tokenizer(tmp_path / "bundle").encode_plain(words)[4:-4]  # as words are within a sequence
+    session = CpuSession(read_config(tmp_path / "bundle"), threads=1, context=LONG, prefill_chunk=128, prepared=False)
+    session.append(np.resize(inner, LONG - 1))
+    codes = np.abs(session.entries("layers.0.key").astype(np.int32))  # (1, heads, tokens, channels)
+    assert 110 <= codes.max() <= 116  # of 127, with the margin
+
+
+def test_a_text_to_the_end_of_the_context_is_as_with_floats(tmp_path: Path) -> None:
+    """Beside transformers' own model: scales for peaks alone leave it 0.38 to 0.47 off beyond 256 positions."""
+    checkpoint = cached(tmp_path, "qwen2", {}, TEXT, gain=20.0)
+    tokens = np.random.default_rng(0).integers(3, 300, LONG - 1)
+    session = CpuSession(read_config(tmp_path / "bundle"), threads=1, context=LONG, prefill_chunk=128, prepared=False)
+    found = np.array(session.append(tokens, 0))
+    with torch.no_grad():
+        wanted = AutoModelForCausalLM.from_pretrained(checkpoint)(torch.from_numpy(tokens[None])).logits[0].numpy()
+    for part in (slice(256, 640), slice(640, LONG - 1)):
+        assert np.linalg.norm(found[part] - wanted[part]) < 0.12 * np.linalg.norm(wanted[part])
 
 
 @pytest.fixture(scope="module")
