@@ -1,7 +1,8 @@
 """Long texts: keys and values as integers, more than the context, shortened prompts. What is lost, saved and paid?
 
-``caches``: bits per byte of held-out text, as accuracy.py scores it, with caches of float32 and of 8 bits, scales found
-on the model's calibration text; and of 4 bits, which are not offered: the same graph, edited. ``cost``: the shape of
+``caches``: bits per byte of held-out text, as accuracy.py scores it, and of the same documents as one text, in windows
+of the model's whole context, with caches of float32 and of 8 bits, scales found on the model's calibration text, in
+pieces of 256 tokens or of 32; and of 4 bits, which are not offered: the same graph, edited. ``cost``: the shape of
 Qwen2.5-0.5B with random weights, int4: bytes of its states after 4,096 tokens, and, in turn, the time of a token there,
 of the last piece of its prompt, and of forgetting an eighth by moving what stays. ``forgetting``: one text of many
 stories through a context of 128 tokens of which a share is forgotten when it is full, with the first 4 tokens kept and
@@ -44,6 +45,7 @@ from edgepress.runtime.turns.compression import compress, information_of
 
 NAME, PARTS = "long_texts", ("caches", "cost", "forgetting", "compression")
 BITS = (32, 8, 4)
+SHORT = 32  # tokens of a calibration text, where others have 256
 SHAPE, LENGTH, PIECE, ROUNDS, TURNS = "qwen2.5-0.5b", 4096, 128, 5, 16
 WINDOW, STREAM, FIRST = 128, 3072, 4  # tokens of a context, of the text, and of its beginning that stay
 WORDS = 90  # of a piece of text whose last third is scored: within the context of every model
@@ -87,10 +89,11 @@ def in_4_bits(config: BundleConfig, folder: Path) -> BundleConfig:
 
 
 class Source:
-    """A bundle's logits at every position of a text, by a cache of a window's length."""
+    """A bundle's logits at every position of a text, by a cache of its whole context."""
 
     def __init__(self, config: BundleConfig) -> None:
-        self._session = CpuSession(config, threads=1, context=CONTEXT, prefill_chunk=PIECE, prepared=False)
+        context = config.context_length
+        self._session = CpuSession(config, threads=1, context=context, prefill_chunk=PIECE, prepared=False)
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits (length, vocab) of ``tokens`` (length,)."""
@@ -104,24 +107,32 @@ def caches(subjects: Sequence[Subject], folder: Path) -> Iterator[dict[str, Any]
         text = folder / f"{subject.name}{subject.suffix}"
         text.write_text(subject.calibration, encoding="utf-8")
         recipe = f'weights.bits = 32\ncalibration.text = ["{text}"]'
-        configs = {
-            bits: read_config(cached(subject.model, folder / f"{subject.name}-{bits}", bits, recipe))
-            for bits in BITS[:2]
-        }
+        configs = {}
+        for bits, length in ((BITS[0], CONTEXT), (BITS[1], SHORT), (BITS[1], CONTEXT)):
+            out = folder / f"{subject.name}-{bits}-{length}"
+            made = cached(subject.model, out, bits, f"{recipe}\ncalibration.length = {length}")
+            configs[bits, length] = read_config(made)
         edited = folder / f"{subject.name}-4"
         edited.mkdir()
-        configs[4] = in_4_bits(configs[8], edited)
-        corpus = read_corpus(configs[32].bundle, subject.texts)
-        for bits, config in configs.items():
-            found = evaluate_logits(Source(config), corpus, context=CONTEXT, stride=STRIDE, reference=subject.reference)
-            yield {
-                "model": subject.name,
-                "bits": bits,
-                "bits_per_byte": found.bits_per_byte,
-                "kl": found.kl,
-                "tokens": found.scored_tokens,
-                "bytes_a_token": sum(state.bytes_at(1) for state in config.states),
-            }
+        configs[4, CONTEXT] = in_4_bits(configs[8, CONTEXT], edited)
+        corpus, whole = read_corpus(configs[32, CONTEXT].bundle, subject.texts), configs[32, CONTEXT].context_length
+        joined = replace(corpus, documents=(np.concatenate(corpus.documents),), utf8_bytes=(sum(corpus.utf8_bytes),))
+        for (bits, length), config in configs.items():
+            for text, context in ((corpus, CONTEXT), (joined, whole)):
+                found = evaluate_logits(
+                    Source(config), text, context=context, stride=STRIDE, reference=subject.reference
+                )
+                yield {
+                    "model": subject.name,
+                    "bits": bits,
+                    "calibrated": length,
+                    "text": "documents" if text is corpus else "joined",
+                    "context": context,
+                    "bits_per_byte": found.bits_per_byte,
+                    "kl": found.kl,
+                    "tokens": found.scored_tokens,
+                    "bytes_a_token": sum(state.bytes_at(1) for state in config.states),
+                }
 
 
 def cached(model: str | Path, out: Path, bits: int, recipe: str, *, context: int | None = None) -> Path:
@@ -246,23 +257,24 @@ def bits_after(model: Model, prompt: str, end: str) -> float:
 
 def report_caches(found: Sequence[Mapping[str, Any]]) -> str:
     """A row for each model and kind of cache."""
+    kinds = {
+        (32, CONTEXT): "float32",
+        (8, SHORT): f"8 bits, by texts of {SHORT} tokens",
+        (8, CONTEXT): f"8 bits, by texts of {CONTEXT} tokens",
+        (4, CONTEXT): "4 bits, not offered",
+    }
     rows = []
-    for (model,), of_model in group(found, "model").items():
-        (whole,) = [one for one in of_model if one["bits"] == BITS[0]]
-        for one in of_model:
+    for (model, bits, length), measured in group(found, "model", "bits", "calibrated").items():
+        row = [SIZES[model], kinds[bits, length], f"{measured[0]['bytes_a_token']:,}"]
+        for text in ("documents", "joined"):
+            (one,) = [one for one in measured if one["text"] == text]
+            (whole,) = [of for of in found if (of["model"], of["bits"], of["text"]) == (model, BITS[0], text)]
             more = one["bits_per_byte"] / whole["bits_per_byte"] - 1
-            kind = {32: "float32", 8: "8 bits", 4: "4 bits, not offered"}[one["bits"]]
-            rows.append(
-                [
-                    SIZES[model],
-                    kind,
-                    f"{one['bytes_a_token']:,}",
-                    f"{one['bits_per_byte']:.4f}",
-                    "–" if one is whole else f"{more:+.2%}",
-                    f"{one['kl']:.5f}",
-                ]
-            )
-    return table(["model", "keys and values", "bytes a token", "bits per byte", "more", "KL (nats)"], rows)
+            row += [f"{one['bits_per_byte']:.4f}", "–" if one is whole else f"{more:+.2%}", f"{one['kl']:.5f}"]
+        rows.append(row)
+    each = ["more", "KL (nats)"]
+    columns = ["model", "keys and values", "bytes a token", f"bits per byte, windows of {CONTEXT}", *each]
+    return table([*columns, "of the whole context", *each], rows)
 
 
 def report_cost(found: Sequence[Mapping[str, Any]]) -> str:
