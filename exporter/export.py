@@ -456,7 +456,7 @@ def scale_cache(
         work,
         make_graph(decoder, float32_plan(prepared), prepared.cpu),
         decoder,
-        plan.states,
+        plan,
         tokens,
         threads=threads or usable_cores(),
         progress=progress,

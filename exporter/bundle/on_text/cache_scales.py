@@ -6,9 +6,10 @@ weights are run, with floats for a cache, a few nodes at a time. Values that uns
 there is a margin.
 
 The text is shorter than what a bundle is used for, and rotary embedding turns the two channels of a pair, (a, b), into
-each other: at some later position the key of a token that was seen has all of √(a² + b²) in one channel. So both
-channels get a scale for the largest √(a² + b²), which no position changes. Where an RMS norm follows the rotation its
-gain (g, h) comes on top: what turns is (a / g, b / h).
+each other: what was seen at position p has turned by (n − p) θ more at position n. So both channels get scales for what
+they become at any n of the context (:func:`_reached`). In pairs that turn fast that is √(a² + b²) for both. The slowest
+ones of most models turn less than once in the context, and there the smaller channel of an uneven pair keeps finer
+steps. Where an RMS norm follows the rotation its gain (g, h) comes on top: what turns is (a / g, b / h).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edgepress.bundle.states import State
 from edgepress.exporter.graph.piecewise import Piecewise
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.rope import rotated_keys
+from edgepress.exporter.plan.plan import Plan
 from edgepress.onnx_graph.tensors import TensorReader
 from edgepress.terminal.progress import Progress, silent
 
@@ -41,12 +43,16 @@ _SMALLEST = 1e-6  # a scale, of a channel that is 0 on all text
 class Turning:
     """How the first channels of a head turn into each other with a token's position.
 
-    ``pairs`` says of each pair of them whether it does; a frequency may be 0 (Gemma 4). They are neighbours where
-    ``interleaved``, else of two halves (:func:`pair_channels`). ``gains`` (heads or 1, channels) multiply the channels
-    after that, none of them by 0.
+    Args:
+        angles: radians by which each pair of channels turns from one position to the next, in the text that was seen.
+        whole: radians by which it turns from the first position of the context to the last.
+        interleaved: whether pairs are neighbours, else they are of two halves (:func:`pair_channels`).
+        gains: (heads or 1, channels) that multiply the channels after that, none of them 0; None for 1.
+
     """
 
-    pairs: tuple[bool, ...]
+    angles: Sequence[float]
+    whole: Sequence[float]
     interleaved: bool = False
     gains: Floats | None = None
 
@@ -55,7 +61,7 @@ def find_cache_scales(
     bundle: Path,
     graph: onnx.ModelProto,
     decoder: Decoder,
-    planned: Sequence[State],
+    plan: Plan,
     tokens: NDArray[np.int64],
     *,
     threads: int,
@@ -67,14 +73,14 @@ def find_cache_scales(
         bundle: the folder of the data file.
         graph: the graph with a cache of float32, which keeps all tokens.
         decoder: what the graph computes.
-        planned: the states of the bundle, of which some are integers.
+        plan: of the bundle, of whose states some are integers, and whose context has the positions that there are.
         tokens: (sequences, length) of text to look at.
         threads: to compute on.
         progress: makes the bar.
 
     """
-    integers = {state.output: state.name for state in planned if state.type == "int8"}
-    turnings = _turnings(bundle, graph, decoder)
+    integers = {state.output: state.name for state in plan.integer_states}
+    turnings = _turnings(bundle, graph, decoder, plan.context_length, tokens.shape[1])
     found: dict[str, Floats] = {}
     pieces = Piecewise(bundle, graph, integers, threads=threads)
     with progress(len(pieces), "looking at keys and values", " steps") as advance:
@@ -87,31 +93,55 @@ def find_cache_scales(
 def scales_of(values: Floats, turning: Turning | None = None) -> Floats:
     """The scales (1, heads, 1, channels) with which ``values`` (sequences, heads, length, channels) fit in a byte.
 
-    With ``turning`` they fit at any other position as well.
+    With ``turning`` they fit at any other position of the context as well; positions of ``values`` begin at 0.
     """
     peak = np.abs(values).max(axis=(0, 2))  # (heads, channels)
     if turning is not None:
-        first, second = pair_channels(len(turning.pairs), turning.interleaved)
-        gains = np.ones_like(peak) if turning.gains is None else np.broadcast_to(np.abs(turning.gains), peak.shape)
-        inverse = np.divide(1, gains, out=np.zeros_like(peak), where=gains > 0)[:, None]  # (heads, 1, channels)
-        size = np.hypot(values[..., first] * inverse[..., first], values[..., second] * inverse[..., second])
-        largest = size.max(axis=(0, 2))  # (heads, pairs)
-        for half in (first, second):
-            peak[:, half] = np.where(turning.pairs, largest * gains[:, half], peak[:, half])
+        first, second = pair_channels(len(turning.angles), turning.interleaved)
+        gains = np.ones_like(peak) if turning.gains is None else np.broadcast_to(turning.gains, peak.shape)
+        peak[:, first], peak[:, second] = 0, 0
+        for sequence in values:  # (heads, length, channels)
+            plain = sequence / gains[:, None]
+            reached = _reached(plain[..., first], plain[..., second], turning)
+            for half, largest in zip((first, second), reached, strict=True):
+                peak[:, half] = np.maximum(peak[:, half], largest * np.abs(gains[:, half]))
     return np.asarray(np.maximum(peak * _MARGIN / _LARGEST, _SMALLEST), np.float32)[None, :, None]
 
 
-def _turnings(bundle: Path, graph: onnx.ModelProto, decoder: Decoder) -> dict[str, Turning]:
-    """How the channels of keys turn, by the name of their state; gains are read from where the graph has them."""
+def _reached(first: Floats, second: Floats, turning: Turning) -> tuple[Floats, Floats]:
+    """The largest size (heads, pairs) of both channels of each pair at any position of the context.
+
+    A pair (heads, length, pairs) is r (cos φ, sin φ). At position 0 it had the angle φ − p θ, at the last one ``whole``
+    more. In between, the cosine comes to ± 1 if a multiple of π is passed, else it is largest at one of the ends.
+    """
+    size, angle = np.hypot(first, second), np.arctan2(second, first)
+    start = angle - np.arange(first.shape[1])[:, None] * np.asarray(turning.angles)
+
+    def largest_cosine(start: NDArray[np.float64]) -> Floats:
+        stop = start + np.asarray(turning.whole)
+        passes = np.floor(stop / np.pi) >= np.ceil(start / np.pi)
+        found = np.where(passes, 1, np.maximum(np.abs(np.cos(start)), np.abs(np.cos(stop))))
+        return np.asarray((size * found).max(axis=1), np.float32)
+
+    return largest_cosine(start), largest_cosine(start - np.pi / 2)
+
+
+def _turnings(bundle: Path, graph: onnx.ModelProto, decoder: Decoder, context: int, length: int) -> dict[str, Turning]:
+    """How the channels of keys turn, by the name of their state; gains are read from where the graph has them.
+
+    With longrope a text of ``length`` tokens is turned by one of two tables, and the ``context`` may be by the other.
+    """
     reader, constants = TensorReader(bundle), {tensor.name: tensor for tensor in graph.graph.initializer}
     widths = {state.name: state.sizes(0)[-1] for state in decoder.states()}
     found = {}
     for keys, interleaved in rotated_keys(decoder):
-        gains = None
+        gains, rope = None, decoder.ropes[keys.rope]
         if keys.gain is not None:
             gains = np.asarray(reader.array(constants[keys.gain.name]), np.float32).reshape(-1, widths[keys.name])
-        frequencies = decoder.ropes[keys.rope].inverse_frequencies
-        found[keys.name] = Turning(tuple(frequency != 0 for frequency in frequencies), interleaved, gains)
+        long = rope.long_inverse_frequencies or rope.inverse_frequencies
+        angles = long if length > rope.long_from else rope.inverse_frequencies
+        whole = (context - 1) * np.maximum(rope.inverse_frequencies, long)
+        found[keys.name] = Turning(angles, whole.tolist(), interleaved, gains)
     return found
 
 

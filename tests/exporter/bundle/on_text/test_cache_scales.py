@@ -37,34 +37,32 @@ def test_no_value_that_was_seen_loses_more_than_half_a_step(seed: int, size: flo
 
 
 @given(st.data())
-def test_no_position_turns_a_key_beyond_its_scales(data: st.DataObject) -> None:
-    """Turning is multiplication by exp(i angle), of pairs as complex numbers; what does not turn is as it was."""
-    turns = data.draw(st.lists(st.booleans(), min_size=1, max_size=4).map(tuple))
-    plain, interleaved, with_gains = data.draw(st.integers(0, 3)), data.draw(st.booleans()), data.draw(st.booleans())
-    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    pairs, heads = len(turns), 2
+def test_no_position_of_the_context_turns_a_key_beyond_its_scales(data: st.DataObject) -> None:
+    """Turning is multiplication by exp(i angle), of pairs as complex numbers; all positions are tried, and between."""
+    pairs, plain = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 3))
+    interleaved, with_gains = data.draw(st.booleans()), data.draw(st.booleans())
+    random, length, context = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))), 5, 40
+    speeds = np.where(random.random(pairs) < 0.2, 0.0, 10 ** random.uniform(-4, 0, pairs))  # Gemma 4 has pairs with 0
     columns = np.arange(2 * pairs).reshape((pairs, 2) if interleaved else (2, pairs))
     first, second = columns.T if interleaved else columns
-    gains = 10 ** random.uniform(-1, 1, (heads, 2 * pairs + plain)) * random.choice([-1, 1], (heads, 2 * pairs + plain))
+    gains = 10 ** random.uniform(-1, 1, (2, 2 * pairs + plain)) * random.choice([-1, 1], (2, 2 * pairs + plain))
     gains = gains if with_gains else np.ones_like(gains)
-    keys = random.standard_normal((2, heads, 7, 2 * pairs + plain)) * 10 ** random.uniform(-2, 2, 2 * pairs + plain)
+    keys = random.standard_normal((3, 2, length, 2 * pairs + plain)) * 10 ** random.uniform(-2, 2, 2 * pairs + plain)
 
-    def turned(angle: Any) -> NDArray[np.float32]:
+    def at(positions: Any) -> NDArray[np.float32]:
+        """The keys at other positions, (1,) or (length,) for each of them its own."""
         found = keys.copy()
-        as_complex = (keys[..., first] + 1j * keys[..., second]) * np.exp(1j * angle * np.array(turns))
+        angles = np.exp(1j * np.asarray(positions)[:, None] * speeds)
+        as_complex = (keys[..., first] + 1j * keys[..., second]) * angles
         found[..., first], found[..., second] = as_complex.real, as_complex.imag
         return np.asarray(found * gains[:, None], np.float32)
 
-    scales = scales_of(turned(0.0), Turning(turns, interleaved, gains.astype(np.float32) if with_gains else None))
-    sizes = [
-        np.abs(turned(angle) / scales).max(axis=(0, 1, 2)) for angle in np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    ]
-    assert np.max(sizes) < 116  # of 127, with the margin
-    assert np.max(sizes, axis=0).min() > 114  # and each channel comes there: no step is wasted
-    stays = np.setdiff1d(np.arange(2 * pairs + plain), [first[list(turns)], second[list(turns)]])
-    np.testing.assert_array_equal(scales[..., stays], scales_of(turned(0.0))[..., stays])
-    if not with_gains:
-        np.testing.assert_array_equal(scales[..., first[list(turns)]], scales[..., second[list(turns)]])
+    turning = Turning(speeds, (context - 1) * speeds, interleaved, gains.astype(np.float32) if with_gains else None)
+    scales = scales_of(at(np.arange(length)), turning)
+    codes = np.max([np.abs(at([n / 8]) / scales).max(axis=(0, 2)) for n in range(8 * context - 7)], axis=0)
+    assert codes.max() < 116  # of 127, with the margin
+    assert codes.min() > 114  # and each channel comes there: no step is wasted
+    np.testing.assert_array_equal(scales[..., 2 * pairs :], scales_of(at([0]))[..., 2 * pairs :])
 
 
 def cached(folder: Path, name: str, more: dict[str, object], calibration: str, gain: float = 8.0) -> Path:
