@@ -6,9 +6,9 @@ pieces of 256 tokens or of 32; and of 4 bits, which are not offered: the same gr
 Qwen2.5-0.5B with random weights, int4: bytes of its states after 4,096 tokens, and, in turn, the time of a token there,
 of the last piece of its prompt, and of forgetting an eighth by moving what stays. ``forgetting``: one text of many
 stories through a context of 128 tokens of which a share is forgotten when it is full, with the first 4 tokens kept and
-without, by computing what stays again and by moving it, beside windows of 128 that are computed anew for each token,
-whose cost nobody would pay. ``compression``: bits per byte of the last third of each document after the rest of it,
-shortened to half by information, to its last half, or not there.
+without, by computing what stays again and by moving it, in floats and in 8 bits, beside windows of 128 that are
+computed anew for each token, whose cost nobody would pay. ``compression``: bits per byte of the
+last third of each document after the rest of it, shortened to half by information, to its last half, or not there.
 
     python benchmarks/long_texts.py [--only caches forgetting] [--data ../shared/data] [--models demo] [--documents 20]
 """
@@ -59,6 +59,7 @@ WAYS = {
     "eighth last moved": Forgetting(0, EIGHTH, "moving"),
     "one moved": Forgetting(FIRST, ONE, "moving"),
 }
+MOVED_IN_8_BITS = ("first moved", "eighth moved", "one moved")
 LARGEST_OF_4 = 7
 
 
@@ -180,15 +181,18 @@ def cost(folder: Path) -> Iterator[dict[str, Any]]:
 def forgetting(subjects: Sequence[Subject], folder: Path) -> Iterator[dict[str, Any]]:
     """Bits a token of a long text by what stays when the context is full, and tokens computed for each of it."""
     for subject in subjects:
-        out = folder / f"{subject.name}-stream"
-        export(subject.model, out=out, recipe="fp32", target=TARGET)
-        config = read_config(out)
-        corpus = read_corpus(out, subject.texts)
-        text = np.concatenate(corpus.documents)[:STREAM]
-        for way, how in WAYS.items():
-            session = CpuSession(config, threads=1, context=WINDOW, prefill_chunk=WINDOW, prepared=False)
-            bits, computed = scored(session, text, how)
-            yield {"model": subject.name, "way": way, "bits_a_token": bits, "tokens": len(text), "computed": computed}
+        seen = folder / f"{subject.name}{subject.suffix}"
+        seen.write_text(subject.calibration, encoding="utf-8")
+        recipe = f'weights.bits = 32\ncalibration.text = ["{seen}"]'
+        for kept, ways in ((BITS[0], WAYS), (BITS[1], MOVED_IN_8_BITS)):
+            out = cached(subject.model, folder / f"{subject.name}-stream-{kept}", kept, recipe)
+            config = read_config(out)
+            text = np.concatenate(read_corpus(out, subject.texts).documents)[:STREAM]
+            for way in ways:
+                session = CpuSession(config, threads=1, context=WINDOW, prefill_chunk=WINDOW, prepared=False)
+                bits, computed = scored(session, text, WAYS[way])
+                found = {"bits_a_token": bits, "tokens": len(text), "computed": computed}
+                yield {"model": subject.name, "bits": kept, "way": way, **found}
 
 
 def scored(session: CpuSession, text: NDArray[np.int64], how: Forgetting | None) -> tuple[float, int]:
@@ -311,12 +315,15 @@ def report_forgetting(found: Sequence[Mapping[str, Any]]) -> str:
     }
     rows = []
     for (model,), of_model in group(found, "model").items():
-        anew = next(one["bits_a_token"] for one in of_model if one["way"] == "window")
+        floats = {one["way"]: one["bits_a_token"] for one in of_model if one["bits"] == BITS[0]}
         for one in of_model:
-            bits, computed = one["bits_a_token"], one["computed"]
-            more = "–" if one["way"] == "window" else f"{bits / anew - 1:+.2%}"
-            rows.append([SIZES[model], words[one["way"]], f"{bits:.4f}", more, f"{computed:.2f}"])
-    return table(["model", "what stays when 128 are full", "bits a token", "more", "tokens computed for each"], rows)
+            bits, computed, way = one["bits_a_token"], one["computed"], one["way"]
+            more = "–" if way == "window" else f"{bits / floats['window'] - 1:+.2%}"
+            of_8_bits = "–" if one["bits"] == BITS[0] else f"{bits / floats[way] - 1:+.2%}"
+            what = words[way] if one["bits"] == BITS[0] else f"{words[way]}, in 8 bits"
+            rows.append([SIZES[model], what, f"{bits:.4f}", more, of_8_bits, f"{computed:.2f}"])
+    columns = ["bits a token", "more", "of which 8 bits", "tokens computed for each"]
+    return table(["model", "what stays when 128 are full", *columns], rows)
 
 
 def report_compression(found: Sequence[Mapping[str, Any]]) -> str:

@@ -62,10 +62,13 @@ class _Group:
             return (len(self.states), *self.states[0].sizes(tokens))
         return tuple(self.held(tokens).shape)
 
-    def evict(self, tokens: int, first: int, count: int, rotations: Mapping[str, KeyRotation]) -> None:
+    def evict(
+        self, tokens: int, first: int, count: int, rotations: Mapping[str, KeyRotation], scales: Mapping[str, Array]
+    ) -> None:
         """Take ``count`` tokens after the first ``first`` out of a text of ``tokens``, where they have entries.
 
-        Keys that one of the ``rotations`` is for are rotated back; a state at a time, so that copies are small.
+        Keys that one of the ``rotations`` is for are rotated back, integers by their ``scales``; a state at a time, so
+        that copies are small.
         """
         if not self.states[0].in_place:
             return
@@ -74,7 +77,8 @@ class _Group:
         for state, its, to in zip(self.states, rows, moved, strict=True):
             entries = its[..., first + count : tokens, :] if self.window is None else to
             rotation = rotations.get(state.name)
-            to[...] = entries.copy() if rotation is None else moved_back(entries, rotation, count)
+            scale = scales.get(state.name)
+            to[...] = entries.copy() if rotation is None else moved_back(entries, rotation, count, scale)
 
     def put(self, array: Array, tokens: int, earliest: int) -> None:
         """Write what :meth:`held` gave of a text that has at least as many, or of a window just as many."""
@@ -157,28 +161,37 @@ class StateMemory:
             else:
                 group.entries(shared, tokens)[...] = its.entries(shared, tokens)
 
-    def why_not_evict(self, rotations: Sequence[KeyRotation] | None, recent: int) -> str:
+    def why_not_evict(self, rotations: Sequence[KeyRotation] | None, scales: Mapping[str, Array], recent: int) -> str:
         """Why tokens before the last ``recent`` cannot be taken out of a text; "" where they can."""
         if rotations is None:
             return (
                 "nothing says how its keys are rotated (they are bound to the positions at which they were computed, "
                 "an accelerator holds them, or the bundle is an older one)"
             )
-        if integers := next((state for state in self.states if state.in_place and state.type == "int8"), None):
-            return f"{integers.name} are integers, which are not rotated"
+        integers = {state.name for state in self.states if state.type in ("int8", "uint8")}
+        rotated = (name for rotation in rotations for name in rotation.states)
+        if unknown := next((name for name in rotated if name in integers - scales.keys()), None):
+            return f"{unknown} are integers, and the graph does not say what they are multiplied by"
         longest = max((window.window for window in self._windows), default=0)
         if longest > recent:
             return f"a window sees {longest} tokens, and only {recent} would stay behind what is forgotten"
         return ""
 
-    def evict(self, tokens: int, first: int, count: int, rotations: Sequence[KeyRotation]) -> None:
+    def evict(
+        self,
+        tokens: int,
+        first: int,
+        count: int,
+        rotations: Sequence[KeyRotation],
+        scales: Mapping[str, Array],
+    ) -> None:
         """Make of a text of ``tokens`` tokens that without the ``count`` after its ``first``.
 
         Those behind them stand as many positions earlier then. States of a fixed size stay as they are.
         """
         by_name = {name: rotation for rotation in rotations for name in rotation.states}
         for group in self._groups:
-            group.evict(tokens, first, count, by_name)
+            group.evict(tokens, first, count, by_name, scales)
 
     def copy_fixed(self) -> tuple[Array, ...]:
         """A copy of the states of a fixed size, for :meth:`put_fixed`."""

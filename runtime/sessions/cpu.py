@@ -131,6 +131,9 @@ class CpuSession(Session):
             self._bind_once()
         return self._hidden
 
+    def _key_scales(self) -> Mapping[str, Floats]:
+        return self.open_graph.key_scales
+
     @property
     def predicts_further(self) -> bool:
         """Whether the graph predicts a token further than a model, of which it reads what the final norm gave."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepress import sessions
 from edgepress.bundle.manifest import MANIFEST_NAME
@@ -14,6 +16,7 @@ from edgepress.bundle.states import StateType
 from edgepress.errors import InputError
 from edgepress.processor import dies_of_float16
 from edgepress.runtime.config import BundleConfig, first_of
+from edgepress.runtime.graph_file.cache_scales import key_scales
 from edgepress.runtime.prepared import Prepared, open_session
 from edgepress.runtime.sessions.buffers import to_value
 from edgepress.runtime.sessions.session import Tokens
@@ -59,6 +62,11 @@ class OpenGraph:
     logits_stop: Tokens
     long_from: Tokens | None
     replaced: "tuple[OrtValue, ...]"  # onnxruntime reads their memory at each run, and they must not outlive it
+
+    @cached_property
+    def key_scales(self) -> Mapping[str, NDArray[np.float32]]:
+        """What keys that are integers are multiplied by; see :func:`edgepress.runtime.graph_file.cache_scales`."""
+        return key_scales(self.config.model, self.config.states)
 
     def ask(self, rows: int) -> None:
         """Have the next call give the logits of its last ``rows`` positions.

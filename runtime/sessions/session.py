@@ -5,7 +5,7 @@ subclass of :class:`Session` that computes a piece of at most ``prefill_chunk`` 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -255,13 +255,18 @@ class Session(ABC):
 
     def why_not_evict(self, recent: int) -> str:
         """Why :meth:`evict` could not leave the last ``recent`` tokens alone behind the first; "" where it can."""
-        return self._memory.why_not_evict(self._rotations, recent)
+        return self._memory.why_not_evict(self._rotations, self._key_scales(), recent)
+
+    def _key_scales(self) -> Mapping[str, Floats]:
+        """What keys that are integers are multiplied by, (1, heads, 1, channels) by the name of their state."""
+        return {}
 
     def evict(self, first: int, count: int) -> None:
         """Take ``count`` tokens after the ``first`` ones out of the text, which is so many tokens shorter then.
 
         What is kept of the tokens behind them, all that they saw included, is moved to where they stand now: keys are
-        rotated back by ``count`` positions (Xiao et al. 2024, StreamingLLM, section 3.2). Nothing is computed again. So
+        rotated back by ``count`` positions (Xiao et al. 2024, StreamingLLM, section 3.2), and integers are rounded
+        anew. Nothing is computed again. So
         the text is not what its tokens alone would be, and marks and snapshots from before are not of it.
 
         Raises:
@@ -279,7 +284,7 @@ class Session(ABC):
             )
         assert self._rotations is not None
         self._is_torn = True
-        self._memory.evict(self.position, first, count, self._rotations)
+        self._memory.evict(self.position, first, count, self._rotations, self._key_scales())
         if self._hidden is not None:
             self._hidden.evict(self.position, first, count)
         self.position -= count
