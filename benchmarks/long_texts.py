@@ -2,7 +2,8 @@
 
 ``caches``: bits per byte of held-out text, as accuracy.py scores it, and of the same documents as one text, in windows
 of the model's whole context, with caches of float32 and of 8 bits, scales found on the model's calibration text, in
-pieces of 256 tokens or of 32; and of 4 bits, which are not offered: the same graph, edited. ``cost``: the shape of
+pieces of 256 tokens or of 32, and by each channel's largest value there alone, as if keys did not turn; and of 4 bits,
+which are not offered: the same graph, edited. ``cost``: the shape of
 Qwen2.5-0.5B with random weights, int4: bytes of its states after 4,096 tokens, and, in turn, the time of a token there,
 of the last piece of its prompt, and of forgetting an eighth by moving what stays. ``forgetting``: one text of many
 stories through a context of 128 tokens of which a share is forgotten when it is full, with the first 4 tokens kept and
@@ -17,12 +18,14 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -45,11 +48,14 @@ from edgepress.runtime.turns.compression import compress, information_of
 
 NAME, PARTS = "long_texts", ("caches", "cost", "forgetting", "compression")
 BITS = (32, 8, 4)
-SHORT = 32  # tokens of a calibration text, where others have 256
+FLOATS, IN_8_BITS, PEAKS, IN_4_BITS = "float32", "8 bits", "8 bits, scales for peaks alone", "4 bits, not offered"
+# Bits, and tokens of a calibration text.
+KINDS = {FLOATS: (32, CONTEXT), IN_8_BITS: (8, CONTEXT), "8 bits, by texts of 32 tokens": (8, 32), PEAKS: (8, CONTEXT)}
+TURNINGS = "edgepress.exporter.bundle.on_text.cache_scales._turnings"
 SHAPE, LENGTH, PIECE, ROUNDS, TURNS = "qwen2.5-0.5b", 4096, 128, 5, 16
 WINDOW, STREAM, FIRST = 128, 3072, 4  # tokens of a context, of the text, and of its beginning that stay
 WORDS = 90  # of a piece of text whose last third is scored: within the context of every model
-HALF, EIGHTH, ONE = 0.5, 0.125, 1 / WINDOW
+HALF, EIGHTH, SIXTEENTH, ONE = 0.5, 0.125, 0.0625, 1 / WINDOW
 WAYS = {
     "window": None,
     "first": Forgetting(FIRST, HALF, "computing"),
@@ -57,9 +63,10 @@ WAYS = {
     "first moved": Forgetting(FIRST, HALF, "moving"),
     "eighth moved": Forgetting(FIRST, EIGHTH, "moving"),
     "eighth last moved": Forgetting(0, EIGHTH, "moving"),
+    "sixteenth moved": Forgetting(FIRST, SIXTEENTH, "moving"),
     "one moved": Forgetting(FIRST, ONE, "moving"),
 }
-MOVED_IN_8_BITS = ("first moved", "eighth moved", "one moved")
+MOVED_IN_8_BITS = ("first moved", "eighth moved", "sixteenth moved", "one moved")
 LARGEST_OF_4 = 7
 
 
@@ -109,24 +116,24 @@ def caches(subjects: Sequence[Subject], folder: Path) -> Iterator[dict[str, Any]
         text.write_text(subject.calibration, encoding="utf-8")
         recipe = f'weights.bits = 32\ncalibration.text = ["{text}"]'
         configs = {}
-        for bits, length in ((BITS[0], CONTEXT), (BITS[1], SHORT), (BITS[1], CONTEXT)):
-            out = folder / f"{subject.name}-{bits}-{length}"
-            made = cached(subject.model, out, bits, f"{recipe}\ncalibration.length = {length}")
-            configs[bits, length] = read_config(made)
+        for kind, (bits, length) in KINDS.items():
+            with patch(TURNINGS, return_value={}) if kind == PEAKS else nullcontext():
+                out = folder / f"{subject.name}-{len(configs)}"
+                made = cached(subject.model, out, bits, f"{recipe}\ncalibration.length = {length}")
+                configs[kind] = read_config(made)
         edited = folder / f"{subject.name}-4"
         edited.mkdir()
-        configs[4, CONTEXT] = in_4_bits(configs[8, CONTEXT], edited)
-        corpus, whole = read_corpus(configs[32, CONTEXT].bundle, subject.texts), configs[32, CONTEXT].context_length
+        configs[IN_4_BITS] = in_4_bits(configs[IN_8_BITS], edited)
+        corpus, whole = read_corpus(configs[FLOATS].bundle, subject.texts), configs[FLOATS].context_length
         joined = replace(corpus, documents=(np.concatenate(corpus.documents),), utf8_bytes=(sum(corpus.utf8_bytes),))
-        for (bits, length), config in configs.items():
+        for kind, config in configs.items():
             for text, context in ((corpus, CONTEXT), (joined, whole)):
                 found = evaluate_logits(
                     Source(config), text, context=context, stride=STRIDE, reference=subject.reference
                 )
                 yield {
                     "model": subject.name,
-                    "bits": bits,
-                    "calibrated": length,
+                    "kind": kind,
                     "text": "documents" if text is corpus else "joined",
                     "context": context,
                     "bits_per_byte": found.bits_per_byte,
@@ -261,18 +268,12 @@ def bits_after(model: Model, prompt: str, end: str) -> float:
 
 def report_caches(found: Sequence[Mapping[str, Any]]) -> str:
     """A row for each model and kind of cache."""
-    kinds = {
-        (32, CONTEXT): "float32",
-        (8, SHORT): f"8 bits, by texts of {SHORT} tokens",
-        (8, CONTEXT): f"8 bits, by texts of {CONTEXT} tokens",
-        (4, CONTEXT): "4 bits, not offered",
-    }
     rows = []
-    for (model, bits, length), measured in group(found, "model", "bits", "calibrated").items():
-        row = [SIZES[model], kinds[bits, length], f"{measured[0]['bytes_a_token']:,}"]
+    for (model, kind), measured in group(found, "model", "kind").items():
+        row = [SIZES[model], kind, f"{measured[0]['bytes_a_token']:,}"]
         for text in ("documents", "joined"):
             (one,) = [one for one in measured if one["text"] == text]
-            (whole,) = [of for of in found if (of["model"], of["bits"], of["text"]) == (model, BITS[0], text)]
+            (whole,) = [of for of in found if (of["model"], of["kind"], of["text"]) == (model, FLOATS, text)]
             more = one["bits_per_byte"] / whole["bits_per_byte"] - 1
             row += [f"{one['bits_per_byte']:.4f}", "–" if one is whole else f"{more:+.2%}", f"{one['kl']:.5f}"]
         rows.append(row)
@@ -311,6 +312,7 @@ def report_forgetting(found: Sequence[Mapping[str, Any]]) -> str:
         "first moved": "the first 4 and the last 60, moved",
         "eighth moved": "the first 4 and the last 108, moved",
         "eighth last moved": "the last 112, moved",
+        "sixteenth moved": "the first 4 and the last 116, moved",
         "one moved": "the first 4 and the last 123, moved",
     }
     rows = []

@@ -122,9 +122,9 @@ class OneText:
         self.changes += 1
         self._known.take_back(position, mark)
 
-    def why_not_evict(self, recent: int) -> str:
+    def why_not_evict(self, recent: int, moves: int = 1) -> str:
         """Why tokens between the first and the last ``recent`` cannot be taken out of the text; "" where they can."""
-        return self.session.why_not_evict(recent)
+        return self.session.why_not_evict(recent, moves)
 
     def evict(self, first: int, count: int) -> None:
         """Take ``count`` tokens after the ``first`` ones out of the text; what is kept of the others is moved.

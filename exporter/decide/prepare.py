@@ -233,8 +233,8 @@ def check_kept_text(prepared: Prepared) -> None:
     """Refuse to keep a part of a text where what stays could not be moved to where it stands then.
 
     Raises:
-        InputError: the model has no more tokens, its keys are bound to their positions or integers, a window would see
-            what is forgotten, or a target has static graphs.
+        InputError: the model has no more tokens, its keys are bound to their positions, a window would see what is
+            forgotten, or a target has static graphs.
 
     """
     kept = prepared.asked.cache.kept
@@ -248,9 +248,6 @@ def check_kept_text(prepared: Prepared) -> None:
         else "its keys are bound to the positions at which they were computed, so what stays cannot be moved; leave it "
         "out, and forget with `run --forget`, which computes what stays again"
         if key_rotations(prepared.decoder) is None
-        else f"[cache] bits = {prepared.asked.cache.bits}: keys that are integers are not rotated to where they stand "
-        "then; leave one of the two out"
-        if prepared.plan.integer_states
         else f"a window of {longest:,} tokens, of which {kept.recent:,} would stay behind the first; keep more, or all "
         "keys and values of such layers with [cache] windows = false"
         if longest > kept.recent

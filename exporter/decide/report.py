@@ -343,7 +343,6 @@ def _integer_cache_lines(prepared: Prepared) -> list[str]:
         f"cache        keys and values in 8 bits: {small} MB of states at {plan.default_context:,} tokens, not "
         f"{float32} in float32 (estimate)",
         *(f"{'':<12} {warning}" for warning in dict.fromkeys(price)),
-        f"{'':<12} integers are not rotated: what stays of a text that outgrows its context is computed again",
     ]
 
 

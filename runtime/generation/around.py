@@ -41,9 +41,9 @@ class Around:
         """See :class:`OpenText`."""
         self.inside.chosen_by(choosing)
 
-    def why_not_evict(self, recent: int) -> str:
+    def why_not_evict(self, recent: int, moves: int = 1) -> str:
         """See :class:`OpenText`."""
-        return self.inside.why_not_evict(recent)
+        return self.inside.why_not_evict(recent, moves)
 
     def expect(self, token: int) -> None:
         """See :class:`OpenText`."""

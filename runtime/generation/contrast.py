@@ -78,9 +78,9 @@ class Contrasting(Around):
         """Append one token; return the logits after it."""
         return self._both(self.inside.decode(token), self._amateur.decode(token))
 
-    def why_not_evict(self, recent: int) -> str:
+    def why_not_evict(self, recent: int, moves: int = 1) -> str:
         """See :class:`OpenText`: both have to."""
-        return self.inside.why_not_evict(recent) or self._amateur.why_not_evict(recent)
+        return self.inside.why_not_evict(recent, moves) or self._amateur.why_not_evict(recent, moves)
 
     def evict(self, first: int, count: int) -> None:
         """Take ``count`` tokens after the ``first`` ones out of the text of both."""

@@ -25,8 +25,8 @@ _SHARES: dict[Way, float] = {"moving": SHARE, "computing": 0.5}  # measured: doc
 class Evicting(Protocol):
     """What may have tokens taken out of its text."""
 
-    def why_not_evict(self, recent: int) -> str:
-        """Why tokens before the last ``recent`` cannot be taken out; "" where they can."""
+    def why_not_evict(self, recent: int, moves: int = 1) -> str:
+        """Why tokens before the last ``recent`` cannot be taken out, each moved ``moves`` times; "" where they can."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Forgetting:
         """
         moving, computing = (replace(self, way=way, share=self.share or share) for way, share in _SHARES.items())
         if self.way != "computing":
-            why = text.why_not_evict(moving.recent(context) - 1)  # the last is not computed yet
+            recent = moving.recent(context)
+            moves = -(-recent // (context - self.first - recent))
+            why = text.why_not_evict(recent - 1, moves)  # the last is not computed yet
             if not why:
                 return moving
             if self.way == "moving":

@@ -102,7 +102,7 @@ class OpenText(Protocol):
     def decode(self, token: int) -> Floats:
         """Append one token; return the logits after it."""
 
-    def why_not_evict(self, recent: int) -> str:
+    def why_not_evict(self, recent: int, moves: int = 1) -> str:
         """Why tokens before the last ``recent`` cannot be taken out; see :meth:`.session.Session.why_not_evict`."""
 
     def evict(self, first: int, count: int) -> None:

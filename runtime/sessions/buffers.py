@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+_MOST_MOVES = 16  # of keys that are integers: docs/benchmarks.md, "Long texts"
+
 
 @dataclass
 class _Group:
@@ -161,17 +163,24 @@ class StateMemory:
             else:
                 group.entries(shared, tokens)[...] = its.entries(shared, tokens)
 
-    def why_not_evict(self, rotations: Sequence[KeyRotation] | None, scales: Mapping[str, Array], recent: int) -> str:
-        """Why tokens before the last ``recent`` cannot be taken out of a text; "" where they can."""
+    def why_not_evict(
+        self, rotations: Sequence[KeyRotation] | None, scales: Mapping[str, Array], recent: int, moves: int
+    ) -> str:
+        """Why tokens before the last ``recent`` cannot be taken out of a text, ``moves`` times; "" where they can."""
         if rotations is None:
             return (
                 "nothing says how its keys are rotated (they are bound to the positions at which they were computed, "
                 "an accelerator holds them, or the bundle is an older one)"
             )
-        integers = {state.name for state in self.states if state.type in ("int8", "uint8")}
-        rotated = (name for rotation in rotations for name in rotation.states)
-        if unknown := next((name for name in rotated if name in integers - scales.keys()), None):
+        rotated = {name for rotation in rotations for name in rotation.states}
+        integers = [state.name for state in self.states if state.name in rotated and state.type in {"int8", "uint8"}]
+        if unknown := next((name for name in integers if name not in scales), None):
             return f"{unknown} are integers, and the graph does not say what they are multiplied by"
+        if integers and moves > _MOST_MOVES:
+            return (
+                f"{integers[0]} are integers, which are rounded each time they move; a token would be moved {moves} "
+                f"times, and {_MOST_MOVES} are measured to lose little: forget more at a time"
+            )
         longest = max((window.window for window in self._windows), default=0)
         if longest > recent:
             return f"a window sees {longest} tokens, and only {recent} would stay behind what is forgotten"

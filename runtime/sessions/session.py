@@ -253,9 +253,12 @@ class Session(ABC):
             self._hidden.taken_back(position)
         self.position = position
 
-    def why_not_evict(self, recent: int) -> str:
-        """Why :meth:`evict` could not leave the last ``recent`` tokens alone behind the first; "" where it can."""
-        return self._memory.why_not_evict(self._rotations, self._key_scales(), recent)
+    def why_not_evict(self, recent: int, moves: int = 1) -> str:
+        """Why :meth:`evict` could not leave the last ``recent`` tokens alone behind the first; "" where it can.
+
+        ``moves`` is how often it is going to move the same token: keys that are integers are rounded each time.
+        """
+        return self._memory.why_not_evict(self._rotations, self._key_scales(), recent, moves)
 
     def _key_scales(self) -> Mapping[str, Floats]:
         """What keys that are integers are multiplied by, (1, heads, 1, channels) by the name of their state."""

@@ -137,7 +137,6 @@ def test_the_command_line_wins(bundle: Path, capsys: pytest.CaptureFixture[str])
         ("keep = 20\nsinks = -1", r"20 tokens are kept, the first -1 of them always"),
         ("sinks = 2", r"\[cache\] sinks are tokens that always stay of what keep = N keeps; add it"),
         ("keep = 513", r"keep = 513, and the model's context has 512 tokens; keep fewer"),
-        ("keep = 64\nbits = 8", r"keep = 64, and \[cache\] bits = 8: keys that are integers are not rotated"),
     ],
 )
 def test_what_cannot_be_kept_is_one_error(cache: str, why: str, tmp_path: Path) -> None:
