@@ -12,6 +12,7 @@ from edgepress.runtime.generation.forgetting import Forgetting
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.runtime.generation.sampling import Sampling, log_probability
 from edgepress.runtime.sessions.session import Session
+from edgepress.terminal.counts import counted
 from edgepress.text.tokenizer import Detokenizer, StopStrings, Tokenizer
 
 StopReason = Literal["end", "stop", "max_tokens", "context"]
@@ -130,8 +131,9 @@ class Generation(Iterator[str]):
     begins alike. With ``scored`` the ``log_probability`` of its tokens is added up (nats, as the model gives them,
     before any setting of ``sampling``). With ``forgetting`` the text goes on when the context is full, and
     ``forgotten`` counts the tokens that the text has no more, ``computed_again`` those that stayed and did not move.
-    ``matcher`` holds the answer to a form; ``tally`` is what came of speculation, where there is any. A ``search``
-    finds the answer as a whole, in one piece: ``found`` has that and the others that it found, the best first.
+    ``matcher`` holds the answer to a form, which alone gave ``forced`` of the tokens; ``tally`` is what came of
+    speculation, where there is any. A ``search`` finds the answer as a whole, in one piece: ``found`` has that and the
+    others that it found, the best first.
     """
 
     model: OpenText
@@ -152,12 +154,14 @@ class Generation(Iterator[str]):
     scored: bool = False
     log_probability: float = 0.0
     reused: int = 0
+    forced: int = 0
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason | None = None
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         self._pieces = self._generate()
+        self._with_prompt = 1  # tokens that the logits after the prompt gave, with those that the form let follow
         self._changes: int | None = None  # of the model, when it was last left; None before the first piece
 
     def __next__(self) -> str:
@@ -180,18 +184,22 @@ class Generation(Iterator[str]):
 
     def statistics(self) -> str:
         """Return what it took, in one line for a terminal."""
-        timings, steps = self.timings, len(self.tokens) - 1  # the first token comes with the prefill
+        timings, steps = self.timings, len(self.tokens) - self._with_prompt
         known = f", {self.reused} of them known," if self.reused else ""
-        parts = [f"prompt {len(self.prompt)} tokens{known} in {timings.prefill:.3f} s"]
+        parts = [f"prompt {counted(len(self.prompt), 'token')}{known} in {timings.prefill:.3f} s"]
+        made = [f"{len(self.tokens):,} generated"]
+        if self.forced:
+            made.append(f"{self.forced:,} of them by the form alone")
         if steps > 0 and timings.decode:  # an answer that can be one text only takes no step
-            parts.append(f"{len(self.tokens)} generated, {steps / timings.decode:.1f} tokens/s")
+            made.append(f"{steps / timings.decode:.1f} tokens/s")
+        parts.append(", ".join(made))
         if self.forgotten:
             again = f", {self.computed_again} computed again" if self.computed_again else ""
-            parts.append(f"{self.forgotten} tokens forgotten{again}")
+            parts.append(f"{counted(self.forgotten, 'token')} forgotten{again}")
         if self.tally is not None:
             parts.append(str(self.tally))
         if self.found:
-            parts.append(f"the best of {len(self.found)} ways, score {self.found[0].score:.3f}")
+            parts.append(f"the best of {counted(len(self.found), 'way')}, score {self.found[0].score:.3f}")
         parts.append("interrupted" if self.stop_reason is None else f"ended by {self.stop_reason}")
         if self.matcher is not None and self.matcher.is_unfinished and not self.found:
             parts[-1] += ", before the answer had its form"
@@ -235,8 +243,9 @@ class Generation(Iterator[str]):
             if self.scored:
                 self.log_probability += log_probability(logits, drawn)
             step = self._with_forced(drawn)
-            for token in step:
+            for place, token in enumerate(step):
                 self.tokens.append(token)
+                self.forced += place > 0
                 choosing.append(token)
                 if token in model.eos or token in self.stop_tokens:
                     self.stop_reason = "end" if token in model.eos else "stop"
@@ -252,6 +261,8 @@ class Generation(Iterator[str]):
             if self.matcher is not None and self.matcher.is_over:
                 self.stop_reason = "end"
                 return
+            if not self.timings.decode:
+                self._with_prompt = len(self.tokens)
             run_before = session.run_seconds
             start = perf_counter()
             logits = self._next(step, choosing)

@@ -27,6 +27,7 @@ from edgepress.runtime.machine.metering.stretches import SourceEnergy, source_en
 from edgepress.runtime.model import Model, load
 from edgepress.runtime.placement import find_places
 from edgepress.runtime.sessions.session import PREFILL_CHUNK, RanOn
+from edgepress.terminal.counts import counted
 from edgepress.whole import whole_number
 
 SCHEMA_VERSION = 3
@@ -345,7 +346,7 @@ def format_measurement(measurement: Measurement) -> str:
     """Averages of a measurement, as lines for a terminal."""
     settings, decode, memory = measurement.settings, measurement.decode, measurement.memory
     lines = [
-        f"{measurement.bundle} on {measurement.host.cpu}, {_counted(settings.threads, 'thread')}",
+        f"{measurement.bundle} on {measurement.host.cpu}, {counted(settings.threads, 'thread')}",
         f"  ran on         {measurement.ran_on.beside_times()}",
         f"  load           {measurement.load_seconds:.3f} s, {_origin(measurement)}",
     ]
@@ -378,10 +379,6 @@ def _origin(measurement: Measurement) -> str:
         return "from the prepared form"
     because = measurement.not_prepared_because
     return "from the bundle itself" + (f": {because}" if because else "")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -217,6 +217,21 @@ def test_an_answer_that_is_cut_off_is_said_not_to_have_its_form(model: Model) ->
     assert whole.statistics().endswith("ended by max_tokens")
 
 
+def test_tokens_that_the_form_alone_gives_are_counted_and_not_timed(model: Model) -> None:
+    alone = model.generate("x", constraint=Constraint.regex("Good morrow"))
+    assert alone.text() == "Good morrow"
+    count = len(alone.tokens)
+    assert alone.forced == count - 1 > 0  # the first one is drawn, of those that it may begin with
+    assert f"; {count} generated, {count - 1} of them by the form alone; ended by end" in alone.statistics()
+    drawn = model.generate("x", constraint=Constraint.regex("Good morrow[ab]{20}"), max_tokens=count + 9)
+    drawn.text()
+    assert re.search(rf"; {count + 9} generated, \d+ of them by the form alone, [\d.]+ tokens/s; ", drawn.statistics())
+    one = model.generate([5], max_tokens=1)
+    one.text()
+    assert "prompt 1 token in" in one.statistics()
+    assert "; 1 generated; ended by max_tokens" in one.statistics()
+
+
 def test_the_command_line_takes_each_form(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text(
         '{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}'

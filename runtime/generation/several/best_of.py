@@ -7,6 +7,7 @@ from edgepress.errors import InputError
 from edgepress.runtime.generation.generation import Generation
 from edgepress.runtime.generation.several.budget import Budget, Spending
 from edgepress.runtime.generation.several.kinds import Candidate, Chooser, Chosen
+from edgepress.terminal.counts import counted
 from edgepress.whole import whole_number
 
 
@@ -32,7 +33,9 @@ class BestOf:
 
     def statistics(self) -> str:
         """What was chosen and what it took, in one line for a terminal."""
-        spent = f"{self.tokens} tokens, {self.seconds:.2f} s" + (f", {self.joules:.3g} J" if self.joules else "")
+        spent = f"{counted(self.tokens, 'token')}, {self.seconds:.2f} s" + (
+            f", {self.joules:.3g} J" if self.joules else ""
+        )
         ended = f"; ended by the budget of {self.stopped_by}" if self.stopped_by else ""
         return f"number {self.chosen.index + 1} of {len(self.candidates)}: {self.chosen.why}; {spent}{ended}"
 

@@ -66,13 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score, then print the result."""
     import json
+    from dataclasses import asdict
 
     from edgepress.bundle.fingerprint import leak_warning
     from edgepress.commands.prepare import prepare_first
     from edgepress.cores import usable_cores
     from edgepress.errors import InputError
+    from edgepress.runtime.config import read_config
     from edgepress.runtime.loading import find_task_of
     from edgepress.runtime.measures.evaluate import evaluate, format_evaluation, read_documents
+    from edgepress.runtime.measures.keeping import loss_on_documents
     from edgepress.terminal.progress import progress
 
     task = find_task_of(arguments.bundle)
@@ -113,7 +116,26 @@ def run(arguments: argparse.Namespace) -> int:
             adapter=arguments.adapter,
             progress=advance,
         )
-    print(json.dumps(result.to_json(), indent=2) if arguments.json else format_evaluation(result))
+    kept = read_config(arguments.bundle, arguments.graph).kept if arguments.on in {None, "cpu"} else None
+    lost = None
+    if kept is not None:
+        lost = loss_on_documents(
+            arguments.bundle,
+            documents,
+            threads=usable_cores() if arguments.threads is None else arguments.threads,
+            graph=arguments.graph,
+            prepared=not arguments.no_prepare,
+            adapter=arguments.adapter,
+            progress=progress,
+        )
+    if arguments.json:
+        by_keeping = {} if kept is None else {"kept": {"tokens": kept.tokens, "loss": lost and asdict(lost)}}
+        print(json.dumps(result.to_json() | by_keeping, indent=2))
+        return 0
+    print(format_evaluation(result))
+    if kept is not None:
+        none = "none here is longer and fits into the model's context"
+        print(f"keeps           {kept.tokens:,} tokens of a text: {lost or none}")
     return 0
 
 

@@ -28,6 +28,7 @@ from edgepress.commands.common.opening import (
 )
 from edgepress.commands.common.prompts import add_prompts_arguments, answer_prompts, read_prompts
 from edgepress.commands.common.tasks import OF_TASKS, add_task_arguments, run_task
+from edgepress.terminal.counts import counted
 from edgepress.terminal.stdio import say
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(generation.search, BeamSearch):
         megabytes = generation.search.most_bytes(generation) / 1e6
         most = generation.search.most_tokens(generation)
-        say(f"{arguments.beams} beams keep {megabytes:.1f} MB at most, for {most} tokens of prompt and answer")
+        kept = f"{counted(arguments.beams, 'beam')} {'keeps' if arguments.beams == 1 else 'keep'} {megabytes:.1f} MB"
+        say(f"{kept} at most, for {counted(most, 'token')} of prompt and answer")
     for piece in generation:
         print(piece, end="", flush=True)
     print(flush=True)

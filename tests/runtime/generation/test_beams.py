@@ -429,6 +429,10 @@ def test_run_looks_for_the_likeliest(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "score" in said.err
     assert main(["run", bundle, *words, "--beams", "2", "--chat"]) == 0
     capsys.readouterr()
+    assert main(["run", bundle, *words, "--beams", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("1 beam keeps ")
+    assert "; the best of 1 way, score" in said.err
     for extra, message in (
         (["--length-penalty", "1"], "give --beams N"),
         (["--beams", "2", "--best-of", "3"], "--best-of"),

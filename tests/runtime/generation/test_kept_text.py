@@ -1,5 +1,6 @@
 """``[cache] keep``: what a recipe says of long texts is in the bundle, holds there by default, and has its price."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgepress.exporter.decide.report import format_plan
 from edgepress.exporter.demo.train import TEXT_IN_DATA, default_data
 from edgepress.runtime import Beams, Model, load
 from edgepress.runtime.generation.forgetting import Forgetting
+from edgepress.runtime.measures.evaluate import read_corpus
 from edgepress.terminal.progress import silent
 
 KEEP, SINKS = 40, 3
@@ -72,15 +74,11 @@ def test_a_longer_prompt_loses_its_middle_and_a_warning_says_so(bundle: Path, ca
         opened(bundle).generate(text, forgetting=False)
 
 
-def test_its_price_is_that_of_tokens_one_by_one(bundle: Path) -> None:
-    """Both ways by hand: the texts of the calibration, each token scored by what is kept before it and by all of it."""
-    from edgepress.exporter.learn.calibration.run import form_tokens
-
-    prepared = decide("demo", target="x86-cpu", recipe=bundle.parent / "keep.toml")
-    texts = form_tokens(prepared, threads=1, progress=silent).reshape(-1, 4 * KEEP)
+def by_hand(bundle: Path, texts: list[list[int]]) -> list[float]:
+    """Bits of all tokens beyond what is kept, each scored by what is kept before it, and by all of its text."""
     how, bits = Forgetting(SINKS, 0.125), np.zeros(2)
     for way, model in enumerate((opened(bundle), opened(bundle, context=4 * KEEP))):
-        for text in texts.tolist():
+        for text in texts:
             held = text[:1]
             row = model.begin(held, reuse=False)
             for at, token in enumerate(text[1:], 1):
@@ -93,13 +91,44 @@ def test_its_price_is_that_of_tokens_one_by_one(bundle: Path) -> None:
                     held = kept[:-1]
                 held.append(token)
                 row = model.decode(token)
+    return bits.tolist()
+
+
+def test_its_price_is_that_of_tokens_one_by_one(bundle: Path) -> None:
+    from edgepress.exporter.learn.calibration.run import form_tokens
+
+    prepared = decide("demo", target="x86-cpu", recipe=bundle.parent / "keep.toml")
+    texts = form_tokens(prepared, threads=1, progress=silent).reshape(-1, 4 * KEEP)
     kept = read_manifest(bundle).kept
     assert kept is not None
     assert kept.loss is not None
     assert kept.loss.tokens == texts.size - len(texts) * KEEP
     found = kept.loss.bits, kept.loss.whole_bits
-    np.testing.assert_allclose(found, bits / kept.loss.tokens, rtol=1e-5)
+    np.testing.assert_allclose(np.multiply(found, kept.loss.tokens), by_hand(bundle, texts.tolist()), rtol=1e-5)
     assert found[0] != found[1]
+
+
+def test_eval_says_what_it_loses_of_documents(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (default_data() / TEXT_IN_DATA).read_text(encoding="utf-8")
+    documents, (whole, short) = tmp_path / "text.json", (text[-700:], text[5000:5050])
+    documents.write_text(json.dumps([whole, short]), encoding="utf-8")
+    command = ["eval", str(bundle), "--threads", "1", "--no-prepare", "--context", "64", "--stride", "32", "--text"]
+    assert main([*command, str(documents), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["kept"]
+    tokens = read_corpus(bundle, [whole]).documents[0].tolist()
+    texts = [tokens[start : start + 4 * KEEP] for start in range(0, len(tokens), 4 * KEEP)]
+    texts = [one for one in texts if len(one) > KEEP]
+    assert len(texts) > 1
+    count = sum(map(len, texts)) - KEEP * len(texts)
+    assert (found["tokens"], found["loss"]["tokens"]) == (KEEP, count)
+    measured = [found["loss"]["bits"] * count, found["loss"]["whole_bits"] * count]
+    np.testing.assert_allclose(measured, by_hand(bundle, texts), rtol=1e-5)
+    assert main([*command, str(documents)]) == 0
+    said = f"keeps           {KEEP} tokens of a text: {found['loss']['bits']:.4f} bits a token beyond, "
+    assert said in capsys.readouterr().out
+    documents.write_text(json.dumps([short]), encoding="utf-8")
+    assert main([*command, str(documents)]) == 0
+    assert f"keeps           {KEEP} tokens of a text: none here is longer" in capsys.readouterr().out
 
 
 def test_plan_and_inspect_say_it(bundle: Path) -> None:
