@@ -296,7 +296,7 @@ def report_cost(found: Sequence[Mapping[str, Any]]) -> str:
         moving = [
             moved / token for moved, token in zip(one["seconds"]["moving"], one["seconds"]["token"], strict=False)
         ]
-        moves = f"{spread(moving)} tokens" if moving else "computed again"
+        moves = f"{spread(moving)} tokens" if moving else "not measured"
         rows.append([kind, f"{one['state_bytes'] / 1e6:.1f}", *(spread(ratio) for ratio in ratios), moves])
     columns = (f"time of a prompt token before {LENGTH:,}", f"time of a token after {LENGTH:,}")
     forgetting_column = f"forgetting {int(LENGTH * EIGHTH)} by moving the rest"
