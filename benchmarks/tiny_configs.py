@@ -112,6 +112,11 @@ EXTRA: dict[str, dict[str, object]] = {
     "zoedepth": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
     "tipsv2_dpt": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
     "chmv2": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
+    "depth_pro": {"patch_size": 56, "intermediate_hook_ids": [1, 0], "scaled_images_feature_dims": [64, 64, 32]},
+    **{key: {"num_blocks": 1, "num_queries": 8} for key in ("eomt", "eomt_dinov3")},  # blocks that see the queries
+    "mistral4": {"head_dim": 32},  # of which half is rotated
+    "mimi": {"upsample_groups": 128},
+    "moonshine_streaming": {"num_key_value_heads": 4},  # which published checkpoints say
     "detr": {"encoder_attention_heads": 8, "decoder_attention_heads": 8},  # whose maps are norms' groups of eight
     "granitemoehybrid": {
         "mamba_n_heads": 8,
