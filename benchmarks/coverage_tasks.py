@@ -10,7 +10,7 @@ by its task and in float32; the bundle's outputs are held against the class on i
 - not made: transformers itself does not make or run a model of that config
 
 Types that apps ship come first, one class of each and the tasks that apps ship first; then a second one of each, and so
-on; then all other types. The first class of a type has two layers, or as few more as have every kind of layer, the
+on; then those without a head; then all other types. The first class of a type has two layers, or as few more as have every kind of layer, the
 others, which differ from it by their heads, one. A sample names the processor that it was tried on.
 Each has a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
 
@@ -82,13 +82,13 @@ def classes() -> list[Trial]:
     heads = [*(find_head(name) for name in head_names() if name not in ELSEWHERE), *SEQUENCES]
     names = [*FIRST, *sorted({head.name for head in heads} - {*FIRST, LAST}), LAST]
     turns = Counter[str]()
-    found: list[tuple[tuple[bool, int], Trial]] = []
+    found: list[tuple[tuple[bool, bool, int], Trial]] = []
     for head in sorted(heads, key=lambda head: names.index(head.name)):
         for model_type in sorted(transformers.CONFIG_MAPPING):
             for name in dict.fromkeys(head.classes(model_type)):
                 turns[model_type] += 1
                 trial = Trial(head, model_type, name, 2 if turns[model_type] == 1 else 1)
-                found.append(((model_type not in SHIPPED, turns[model_type]), trial))
+                found.append(((model_type not in SHIPPED, head.name == LAST, turns[model_type]), trial))
     return [trial for _, trial in sorted(found, key=lambda one: one[0])]
 
 
