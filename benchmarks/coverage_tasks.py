@@ -10,9 +10,9 @@ by its task and in float32; the bundle's outputs are held against the class on i
 - not made: transformers itself does not make or run a model of that config
 
 Types that apps ship come first, one class of each and the tasks that apps ship first; then a second one of each, and so
-on; then those without a head; then all other types. The first class of a type has two layers, or as few more as have every kind of layer, the
-others, which differ from it by their heads, one. A sample names the processor that it was tried on.
-Each has a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
+on; then their classes without a head; then all other types. The first class of a type has two layers, or as few more as
+have every kind of layer, the others, which differ from it by their heads, one. A sample names the processor that it was
+tried on. Each has a process of its own with a limit on its processor time, so that a loaded machine changes no verdict.
 
     python benchmarks/coverage_tasks.py                      all of them, into results/coverage_tasks.jsonl (hours)
     python benchmarks/coverage_tasks.py --again              those that are not in that file yet
