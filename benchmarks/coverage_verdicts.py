@@ -36,6 +36,7 @@ SEQUENCES = (  # tasks of encoder-decoders, which no head of a door has
     Head(name="text2text-generation", loaders=("AutoModelForSeq2SeqLM",), outputs=()),
     Head(name="speech-to-text", loaders=("AutoModelForSpeechSeq2Seq",), outputs=()),
 )
+_PACKAGES = f"{Path(transformers.__file__).parent.parent}/"
 _NOT_RUN = " cannot be called with "
 
 Verdict = dict[str, Any]
@@ -185,6 +186,6 @@ def _class(name: str) -> Any:
 
 
 def _said(error: BaseException) -> str:
-    """The first line of an error."""
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    """The first line of an error, without where packages are on this machine."""
+    text = str(error).strip().partition("\n")[0].replace(_PACKAGES, "") or type(error).__name__
     return text if isinstance(error, InputError | CheckFailed) else f"{type(error).__name__}: {text[:200]}"
