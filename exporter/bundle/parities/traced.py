@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.bundle.files import DATA_FILE, MODEL_FILE
 from edgepress.exporter.bundle.written.readback import StoredWeights
+from edgepress.exporter.doors.comparing.probabilities import least_sizes
 from edgepress.exporter.doors.comparing.queries import Moved, in_order
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.exporter.graph.linears import compute_in_float
@@ -86,12 +87,12 @@ def parity_traced(
             restored = _run(open_on_cpu(left.SerializeToString()), feeds, names)
             exact = _run(_in_float(work), feeds, names)
             exact, _ = _in_order(exact, restored, names, traced.task.name, GRAPH_TOLERANCE)
-            graph_difference = largest(exact, restored)
+            graph_difference = largest(exact, restored, least_sizes(model, names, GRAPH_TOLERANCE))
         advance(2)
         shipped = _run(open_on_cpu(work / MODEL_FILE), feeds, names)
         shipped, _ = _in_order(shipped, expected, names, traced.task.name, FLOAT_TOLERANCE)
         advance(1)
-    float_difference = largest(plain, expected)
+    float_difference = largest(plain, expected, least_sizes(model, names, FLOAT_TOLERANCE))
     for found, most, what, as_is in (
         (float_difference, FLOAT_TOLERANCE, "the float graph", "the original"),
         (graph_difference, GRAPH_TOLERANCE, "the bundle's graph", f"{traced.file} with the same weights"),
@@ -192,11 +193,14 @@ def _in_order(
     return ordered, moved
 
 
-def largest(found: Sequence[Outputs], expected: Sequence[Outputs]) -> float:
-    """The largest difference as a share of the largest value of that output, of the output where that is largest."""
+def largest(found: Sequence[Outputs], expected: Sequence[Outputs], least: Sequence[float] = ()) -> float:
+    """The largest difference as a share of the largest value of that output, of the output where that is largest.
+
+    ``least`` is what each output's largest value counts as at least; nothing where it is empty.
+    """
     worst = 0.0
     for ours, theirs in zip(found, expected, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
+        for a, b, at_least in zip(ours, theirs, least or [0.0] * len(ours), strict=True):
             if a.shape != b.shape:
                 return float("inf")
             if not b.size:
@@ -204,7 +208,7 @@ def largest(found: Sequence[Outputs], expected: Sequence[Outputs]) -> float:
             a64, b64 = a.astype(np.float64), b.astype(np.float64)
             same = (a64 == b64) | (np.isnan(a64) & np.isnan(b64))
             difference = np.where(same, 0.0, np.abs(a64 - b64)).max()
-            size = np.abs(b64[np.isfinite(b64)]).max(initial=0.0)
+            size = np.abs(b64[np.isfinite(b64)]).max(initial=at_least)
             share = difference / max(size, np.finfo(np.float32).tiny)
             worst = float(np.maximum(worst, share))  # NaN where one is
     return worst

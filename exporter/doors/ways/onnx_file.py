@@ -14,7 +14,7 @@ from edgepress.exporter.graph.foreign.normal import refuse_unusable
 from edgepress.exporter.source.onnx_file import hash_files
 from edgepress.onnx_graph.files import read_model
 from edgepress.sessions import open_on_cpu
-from edgepress.tasks.task import Edge, EdgeType
+from edgepress.tasks.task import LONGEST_NAME, Edge, EdgeType
 
 if TYPE_CHECKING:
     from onnxruntime import NodeArg
@@ -52,8 +52,9 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
             raise InputError(
                 f"{path}: how many axes {value.name} has is not known; export it with the shapes of its inputs"
             )
-    inputs = tuple(_edge(path, value) for value in session.get_inputs())
-    outputs = tuple(_edge(path, value) for value in session.get_outputs())
+    renamed: dict[str, str] = {}
+    inputs = tuple(_edge(path, value, renamed) for value in session.get_inputs())
+    outputs = tuple(_edge(path, value, renamed) for value in session.get_outputs())
     if not inputs:
         raise InputError(f"{path} has no inputs, so what it gives is a constant; there is nothing to run")
     said = task_of(options.task, inputs, outputs, path.parent)
@@ -69,16 +70,21 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
     )
 
 
-def _edge(path: Path, value: NodeArg) -> Edge:
+def _edge(path: Path, value: NodeArg, renamed: dict[str, str]) -> Edge:
+    """An input or output. An axis whose name is a long formula of others is called by its place: see ``renamed``."""
     kind = _TYPES.get(value.type)
     if kind is None:
         raise InputError(f"{path}: {value.name} is a {value.type}; inputs and outputs must be tensors of numbers")
     if 0 in value.shape:
         raise InputError(f"{path}: {value.name} has an axis of size 0, so there is nothing to compute")
-    shape = tuple(
-        size if isinstance(size, int) else str(size or f"{value.name}_{axis}") for axis, size in enumerate(value.shape)
-    )
-    return Edge(value.name, kind, shape)
+    shape = list[int | str]()
+    for axis, size in enumerate(value.shape):
+        place = f"{value.name}_{axis}"
+        if isinstance(size, str) and len(size) > LONGEST_NAME:
+            shape.append(renamed.setdefault(size, place))
+        else:
+            shape.append(size if isinstance(size, int) else size or place)
+    return Edge(value.name, kind, tuple(shape))
 
 
 DOOR = Door("onnx-file", "a file of ONNX", recognizes, open_file)

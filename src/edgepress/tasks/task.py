@@ -30,7 +30,8 @@ from edgepress.tasks.text import Text, check_text
 EdgeType = Literal[
     "float32", "float16", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"
 ]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+LONGEST_NAME = 200
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
 _Shape = Annotated[tuple[Count | _Name, ...], msgspec.Meta(max_length=16)]
 
 TENSORS = "tensors"

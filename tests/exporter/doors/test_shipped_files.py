@@ -1,0 +1,74 @@
+"""ONNX files as converters write them that people use: what found in real ones is made small here."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from foreign_models import Maker
+
+from edgepress.exporter import export
+from edgepress.exporter.bundle.parities.traced import FLOAT_TOLERANCE, largest
+from edgepress.exporter.doors.comparing.probabilities import ROUNDING, least_sizes
+from edgepress.exporter.doors.kinds import Options
+from edgepress.exporter.doors.ways.onnx_file import open_file
+
+
+def detector(opset: int = 13) -> onnx.ModelProto:
+    """A map of probabilities that are next to nothing everywhere, as of a text detector that sees no text."""
+    m = Maker(opset)
+    m.edge("image", ["batch", 3, "height", "width"])
+    value = m.node("Conv", ["image", m.weight("w1", 8, 3, 3, 3)], "c1", pads=[1, 1, 1, 1])
+    for name, base in (("scale", 1.0), ("shift", 0.0), ("mean", 0.1), ("variance", 1.0)):
+        m.constant(name, np.full(8, base, np.float32) + np.arange(8, dtype=np.float32) / 16)
+    value = m.node("BatchNormalization", [value, "scale", "shift", "mean", "variance"], "b1")
+    m.constant("far", np.full(1, -16, np.float32))
+    value = m.node("Conv", [value, m.weight("w2", 1, 8, 1, 1), "far"], "c2")
+    m.node("Sigmoid", [value], "map")
+    m.given("map", ["batch", 1, "height", "width"])
+    return m.model()
+
+
+def test_probabilities_of_nothing_are_checked_at_the_rounding_of_one(tmp_path: Path) -> None:
+    onnx.save(detector(), tmp_path / "detector.onnx")
+    manifest = export(tmp_path / "detector.onnx", out=tmp_path / "bundle", recipe="int8", check=True)
+    assert manifest.parity is not None
+    assert 0 <= manifest.parity["float_difference"] <= FLOAT_TOLERANCE
+
+
+@pytest.mark.parametrize(("added", "refused"), [(ROUNDING / 2, False), (ROUNDING * 2, True)])
+def test_more_than_a_rounding_is_refused(added: float, *, refused: bool) -> None:
+    expected = [[np.full((1, 1, 4, 4), 1e-7)]]
+    found = [[expected[0][0] + added]]
+    least = least_sizes(detector(), ["map"], FLOAT_TOLERANCE)
+    assert (largest(found, expected, least) > FLOAT_TOLERANCE) is refused
+
+
+def test_only_probabilities_have_a_least_size() -> None:
+    m = Maker()
+    m.edge("x", ["batch", 8])
+    m.constant("axes", np.array([1], np.int64))
+    m.node("Softmax", ["x"], "p")
+    m.node("Unsqueeze", ["p", "axes"], "moved")
+    m.node("Tanh", ["x"], "t")
+    m.node("Mul", ["p", "t"], "product")
+    sizes = least_sizes(m.model(), ["p", "moved", "t", "product", "x"], 0.5)
+    assert sizes == [2 * ROUNDING, 2 * ROUNDING, 0, 0, 0]
+
+
+def test_an_axis_whose_name_is_a_formula_is_called_by_its_place(tmp_path: Path) -> None:
+    """As torch writes what it knows of a size: the same formula is the same axis, in inputs too."""
+    long = "floor(floor(height/2 - 1/2)/2) + 1)*(" * 8
+    m = Maker()
+    m.edge("a", ["batch", long])
+    m.edge("b", ["batch", long])
+    m.node("Add", ["a", "b"], "sum")
+    m.given("sum", ["batch", long])
+    onnx.save(m.model(), tmp_path / "long.onnx")
+    traced = open_file(str(tmp_path / "long.onnx"), Options(None, None), tmp_path)
+    edges = (*traced.task.inputs, *traced.task.outputs)
+    assert [edge.shape for edge in edges] == [("batch", "a_1")] * 3
+    for feed in islice(traced.examples(0), 3):
+        assert feed["a"].shape == feed["b"].shape
+    export(tmp_path / "long.onnx", out=tmp_path / "bundle", recipe="fp32", check=True)
