@@ -57,6 +57,7 @@ def usual_size(task: Task) -> int | None:
 def make_feeds(task: Task, size: int, seed: int = 0, rows: int | None = None) -> Iterator[Feed]:
     """Inputs without end: numbers of a normal distribution, whole numbers of 0 and 1, and constants of the task.
 
+    Of numbers that the graph looks for, each has its turn, for two feeds, and then none.
     Axes that are free in :func:`usual_inputs` have ``size``; those that come first in an input ``rows``, 1 and 2 in
     turn where that is None.
     """
@@ -71,6 +72,9 @@ def make_feeds(task: Task, size: int, seed: int = 0, rows: int | None = None) ->
             shape = [axis if isinstance(axis, int) else sizes.get(axis, size) for axis in edge.shape]
             made = random.standard_normal(shape) if edge.type.startswith("float") else random.integers(0, 2, shape)
             feed[edge.name] = np.asarray(made, edge.type)
+            choices = (task.choices or {}).get(edge.name, ())
+            if (turn := number // 2 % (len(choices) + 1)) < len(choices):
+                feed[edge.name] = np.full(shape, choices[turn], edge.type)
             if edge.name in constants:
                 feed[edge.name] = np.full(shape, constants[edge.name], edge.type)
         yield feed

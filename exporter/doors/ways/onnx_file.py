@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -10,6 +11,7 @@ from edgepress.examples import find_size, make_feeds
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.traced import Traced
+from edgepress.exporter.doors.unsaid import find_batch, numbers_looked_for
 from edgepress.exporter.graph.foreign.normal import refuse_unusable
 from edgepress.exporter.source.onnx_file import hash_files
 from edgepress.onnx_graph.files import read_model
@@ -58,14 +60,19 @@ def open_file(reference: str, options: Options, _folder: Path) -> Traced:
     if not inputs:
         raise InputError(f"{path} has no inputs, so what it gives is a constant; there is nothing to run")
     said = task_of(options.task, inputs, outputs, path.parent)
-    size = find_size(lambda feed: session.run(None, feed), said.task) or 1
+    task = replace(said.task, choices=numbers_looked_for(model) or None)
+    size = find_size(lambda feed: session.run(None, feed), task)
+    if size is None:
+        unnamed = frozenset(f"{edge.name}_{axis}" for edge in inputs for axis in range(len(edge.shape)))
+        task = find_batch(task, unnamed, lambda feed: session.run(None, feed)) or task
+        size = find_size(lambda feed: session.run(None, feed), task) or 1
     return Traced(
         file=path,
         model_type="onnx",
-        task=said.task,
+        task=task,
         texts=said.texts,
         notes=said.notes,
-        examples=lambda seed: make_feeds(said.task, size, seed),
+        examples=lambda seed: make_feeds(task, size, seed),
         source=hash_files(path, model),
     )
 

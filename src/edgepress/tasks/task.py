@@ -71,6 +71,7 @@ class Task:
     """What a bundle is for: the key of its task, the edges of its graph, and what stands before and behind it.
 
     ``axes`` are the free axes of the inputs that may not have any size, under the names that they have there.
+    ``choices`` are numbers that the graph looks for in inputs: what it computes depends on whether it finds one.
     """
 
     name: _Name
@@ -82,6 +83,7 @@ class Task:
     answers: Answers | None = None
     sequences: Sequences | None = None
     axes: Annotated[tuple[Axis, ...], msgspec.Meta(max_length=64)] | None = None
+    choices: Annotated[dict[_Name, tuple[int, ...]], msgspec.Meta(max_length=64)] | None = None
 
     def input(self, name: str) -> Edge:
         """The input of that name."""

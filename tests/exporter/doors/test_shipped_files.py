@@ -7,12 +7,17 @@ import numpy as np
 import onnx
 import pytest
 from foreign_models import Maker
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto
 
 from edgepress.exporter import export
 from edgepress.exporter.bundle.parities.traced import FLOAT_TOLERANCE, largest
 from edgepress.exporter.doors.comparing.probabilities import ROUNDING, least_sizes
 from edgepress.exporter.doors.kinds import Options
+from edgepress.exporter.doors.unsaid import numbers_looked_for
 from edgepress.exporter.doors.ways.onnx_file import open_file
+from edgepress.runtime import load
 
 
 def detector(opset: int = 13) -> onnx.ModelProto:
@@ -72,3 +77,60 @@ def test_an_axis_whose_name_is_a_formula_is_called_by_its_place(tmp_path: Path) 
     for feed in islice(traced.examples(0), 3):
         assert feed["a"].shape == feed["b"].shape
     export(tmp_path / "long.onnx", out=tmp_path / "bundle", recipe="fp32", check=True)
+
+
+def rates() -> onnx.ModelProto:
+    """A rate of samples that chooses a branch, and a state whose rows the file has no name for: Silero VAD 6 is so."""
+    m = Maker(16)
+    m.edge("sound", [None, None])  # type: ignore[list-item]  # onnx takes None for what is not known
+    m.edge("state", [2, None, 4])  # type: ignore[list-item]
+    m.edge("rate", [], TensorProto.INT64)
+    m.constant("wide", np.array(16000, np.int64))
+    m.constant("axes", np.array([2], np.int64))
+    m.constant("last", np.array([1], np.int64))
+    m.node("Equal", [m.node("Identity", ["rate"], "same"), "wide"], "is_wide")
+    branches = {}
+    for name, width in (("then_branch", 4), ("else_branch", 2)):
+        inner = Maker(16)
+        inner.node("MatMul", ["pooled", inner.weight(f"{name}.w", 1, width * 2)], f"{name}.y")
+        inner.node("ReduceSum", [f"{name}.y", "last"], f"{name}.given", keepdims=1)
+        inner.given(f"{name}.given", [None, 1])  # type: ignore[list-item]
+        branches[name] = inner.model().graph
+    m.node("ReduceMean", ["sound"], "pooled", axes=[1], keepdims=1)
+    chosen = m.node("If", ["is_wide"], "chosen", **branches)
+    sums = m.node("ReduceSum", ["state", "axes"], "sums", keepdims=0)  # (2, batch)
+    turned = m.node("Transpose", [sums], "turned", perm=[1, 0])
+    m.given(m.node("Concat", [turned, chosen], "answer", axis=1), [None, 3])  # type: ignore[list-item]
+    return m.model()
+
+
+def test_axes_and_numbers_that_a_file_does_not_name_are_found(tmp_path: Path) -> None:
+    """The state has the batch's rows, and both branches are computed when the export compares."""
+    model = rates()
+    assert numbers_looked_for(model) == {"rate": (16000,)}
+    onnx.save(model, tmp_path / "rates.onnx")
+    traced = open_file(str(tmp_path / "rates.onnx"), Options(None, None), tmp_path)
+    batch = traced.task.input("sound").shape[0]
+    assert traced.task.input("state").shape == (2, batch, 4)
+    feeds = list(islice(traced.examples(0), 4))
+    assert [int(feed["rate"]) == 16000 for feed in feeds] == [True, True, False, False]
+    assert [feed["state"].shape[1] for feed in feeds] == [1, 2, 1, 2]
+    manifest = export(tmp_path / "rates.onnx", out=tmp_path / "bundle", recipe="fp32", check=True)
+    assert manifest.parity is not None
+    assert manifest.parity["feeds"] == 3
+    assert load(tmp_path / "bundle").task.choices == {"rate": (16000,)}
+
+
+@given(st.integers(0, 5), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4))
+def test_only_numbers_that_an_input_is_compared_with_count(moves: int, numbers: list[int]) -> None:
+    m = Maker()
+    m.edge("n", [], TensorProto.INT64)
+    value = "n"
+    for index in range(moves):
+        value = m.node("Identity", [value], f"v{index}")
+    for index, number in enumerate(numbers):
+        m.constant(f"c{index}", np.array(number, np.int64))
+        m.node("Equal", [value, f"c{index}"] if index % 2 else [f"c{index}", value], f"e{index}")
+    m.constant("half", np.array(2, np.int64))
+    m.node("Equal", [m.node("Mul", [value, "half"], "twice"), "half"], "other")  # of something else
+    assert numbers_looked_for(m.model()).get("n", ()) == tuple(dict.fromkeys(numbers))
