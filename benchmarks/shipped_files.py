@@ -32,6 +32,7 @@ from common import ROOT, WORK, save, table
 from jiwer import cer
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.examples import find_size, make_feeds
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.ways.onnx_file import open_file
@@ -117,7 +118,7 @@ def tried(package: str, inside: str) -> list[Sample]:
             )
             if done.returncode:
                 raise RefusedError(reason(done.stderr).removeprefix("edgepress: ").replace(str(file), file.name))
-            parity = load(out).config.manifest.parity
+            parity = read_manifest(out).parity
         except (RefusedError, ValueError) as why:
             sample["refused"] = str(why)
         else:

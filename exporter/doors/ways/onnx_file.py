@@ -11,8 +11,8 @@ from edgepress.examples import find_size, make_feeds
 from edgepress.exporter.doors.kinds import Door, Options
 from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.traced import Traced
-from edgepress.exporter.doors.unsaid import find_batch, numbers_looked_for
 from edgepress.exporter.graph.foreign.normal import refuse_unusable
+from edgepress.exporter.graph.foreign.unsaid import find_batch, numbers_looked_for
 from edgepress.exporter.source.onnx_file import hash_files
 from edgepress.onnx_graph.files import read_model
 from edgepress.sessions import open_on_cpu

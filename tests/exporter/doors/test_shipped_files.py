@@ -15,8 +15,8 @@ from edgepress.exporter import export
 from edgepress.exporter.bundle.parities.traced import FLOAT_TOLERANCE, largest
 from edgepress.exporter.doors.comparing.probabilities import ROUNDING, least_sizes
 from edgepress.exporter.doors.kinds import Options
-from edgepress.exporter.doors.unsaid import numbers_looked_for
 from edgepress.exporter.doors.ways.onnx_file import open_file
+from edgepress.exporter.graph.foreign.unsaid import numbers_looked_for
 from edgepress.runtime import load
 
 
