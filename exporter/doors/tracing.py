@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import linecache
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -34,6 +35,8 @@ OPSET = 23
 """Of the files that are written: the first with Attention and RMSNormalization, and all of what torchlib writes."""
 
 _FILE, _DATA = "model.onnx", "model.onnx.data"
+_STACK = "pkg.torch.onnx.stack_trace"  # of a node: where the module computes it
+_DRAWN = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 _LIBRARIES = ("torch", "onnxscript", "onnx_ir", "edgepress", "contextlib.py")  # whose frames are not the user's
 
 
@@ -105,20 +108,45 @@ def trace(tracing: Tracing, task: str, folder: Path) -> Graph:
     Weights are written one at a time from where the module has them, so that there is no second copy of them in memory.
 
     Raises:
-        InputError: the module decides by values, makes an axis that should be free depend on its example's size, uses
-            something that ONNX has no operator for, or fails.
+        InputError: the module decides by values, draws random numbers, makes an axis that should be free depend on its
+            example's size, uses something that ONNX has no operator for, or fails.
 
     """
     import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     from edgepress.exporter.doors.tidying import tidy
 
     model, program = _to_onnx(tracing)
+    RemoveUnusedNodesPass()(model)
+    _check_drawn(tracing, model)
     tidy(model)
     path = folder / _FILE
     onnx_ir.save(model, path, external_data=_DATA, size_threshold_bytes=1024)
     edges = Task(task, _edges(model.graph.inputs), _edges(model.graph.outputs))
     return Graph(path, edges, _symbolic_axes(program, tracing), _conditions(program, tracing))
+
+
+def _check_drawn(tracing: Tracing, model: ir.Model) -> None:
+    """Raise an InputError that names the line where the module draws random numbers: no two runs would be alike."""
+    for node in model.graph.all_nodes():
+        training = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+        if node.op_type in _DRAWN or (training is not None and _is_true(training)):
+            files = re.findall(r'File "(.+)", line (\d+)', node.metadata_props.get(_STACK, ""))
+            own = [(file, int(line)) for file, line in files if _is_users(file)]
+            at = f" at {own[-1][0]}:{own[-1][1]}: `{linecache.getline(*own[-1]).strip()}`" if own else ""
+            raise InputError(
+                f"{tracing.where} draws random numbers{at}, so that no two of its runs are alike ({node.op_type}); "
+                "make them an input, or take that step out of the module"
+            )
+
+
+def _is_true(value: ir.Value) -> bool:
+    """Whether a value is a constant that is true."""
+    import onnx_ir
+
+    found = onnx_ir.convenience.get_const_tensor(value)
+    return found is not None and bool(np.any(found.numpy()))
 
 
 def _to_onnx(tracing: Tracing) -> tuple[ir.Model, torch.export.ExportedProgram]:
@@ -177,7 +205,11 @@ def _called(tracing: Tracing) -> torch.nn.Module:
 
         def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             named = dict(zip(tracing.inputs, tensors, strict=True))
-            return tuple(tracing.outputs(self.module(**named, **tracing.fixed)).values())
+            given, known = [], list(tensors)  # an output that is an input, or another output, is a value of its own
+            for tensor in tracing.outputs(self.module(**named, **tracing.fixed)).values():
+                given.append(tensor.clone() if any(tensor is one for one in known) else tensor)
+                known.append(tensor)
+            return tuple(given)
 
     return Called().eval()
 
@@ -241,8 +273,6 @@ def _conditions(program: torch.export.ExportedProgram, tracing: Tracing) -> list
 
 def _rename_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
     """Have every shape in ``model`` speak of axes by the names that the user knows."""
-    import re
-
     import onnx_ir
 
     if not symbols:
@@ -340,8 +370,6 @@ def _no_operator(tracing: Tracing, error: Exception) -> InputError:
 
 def _constraints(tracing: Tracing, text: str) -> str:
     """The lines of a violated constraint that say what is fixed, with the graph's names of its inputs."""
-    import re
-
     found = [line.strip(" -") for line in text.splitlines() if line.strip().startswith("- ")] or [text.splitlines()[0]]
     said = found[0]
     for index, name in enumerate(tracing.inputs):
@@ -363,13 +391,17 @@ def _spoken(error: BaseException) -> str:
     return " ".join(lines[:3]) or type(error).__name__
 
 
+def _is_users(file: str) -> bool:
+    return not file.startswith("<") and not {*Path(file).parts} & {*_LIBRARIES}
+
+
 def user_line(error: BaseException) -> str:
     """``file:line: source`` of the deepest frame that is the user's, "" where there is none."""
     for one in reversed(_chain(error)):
         trace, found = one.__traceback__, None
         while trace is not None:
             file = trace.tb_frame.f_code.co_filename
-            if not file.startswith("<") and not {*Path(file).parts} & {*_LIBRARIES}:
+            if _is_users(file):
                 found = (file, trace.tb_lineno)
             trace = trace.tb_next
         if found is not None:

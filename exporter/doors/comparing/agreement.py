@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepress.errors import CheckFailed
+from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.doors.comparing.queries import Moved, apart, in_order, largest
 from edgepress.exporter.doors.traced import Feed, Traced
 from edgepress.sessions import open_on_cpu
@@ -43,6 +43,7 @@ def check_agreement(traced: Traced, *, seed: int = 0) -> Agreement:
 
     Raises:
         CheckFailed: they differ by more than :data:`TOLERANCE`, or onnxruntime does not open the graph.
+        InputError: the original gives nothing but NaN and infinities, which say nothing of the graph.
 
     """
     if traced.compute is None:
@@ -68,6 +69,7 @@ def check_agreement(traced: Traced, *, seed: int = 0) -> Agreement:
         ordered, of_feed = in_order(found, original, traced.task.name, TOLERANCE)
         pairs.append((ordered, original))
         moved += of_feed
+    _check_finite(names, [original for _, original in pairs])
     worst, share, size = _farthest(names, pairs)
     if not share <= TOLERANCE:
         raise CheckFailed(
@@ -75,6 +77,17 @@ def check_agreement(traced: Traced, *, seed: int = 0) -> Agreement:
             f"value {size:.4g}, tolerance {TOLERANCE:.0e}; please report this model"
         )
     return Agreement(share, moved)
+
+
+def _check_finite(names: Sequence[str], originals: Sequence[Feed]) -> None:
+    """Raise an InputError where an output of floats is in no place of any example a finite number."""
+    for name in names:
+        given = [one[name] for one in originals if one[name].size and one[name].dtype.kind == "f"]
+        if given and not any(np.isfinite(one).any() for one in given):
+            raise InputError(
+                f"{name} is NaN or infinite in all {sum(one.size for one in given):,} values that the original gives "
+                f"for {len(given)} examples; give example inputs for which it computes, or look at its weights"
+            )
 
 
 def farthest(found: Feed, expected: Feed, task: str, tolerance: float) -> tuple[str, float]:

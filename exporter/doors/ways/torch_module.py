@@ -56,7 +56,8 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
     """Import and call what ``reference`` names, and trace the module that it returns.
 
     Raises:
-        InputError: it cannot be imported or called, returns something else, or cannot be written as ONNX.
+        InputError: it cannot be imported or called, returns something else, keeps something from call to call, or
+            cannot be written as ONNX.
         CheckFailed: the graph does not compute what the module computes.
 
     """
@@ -70,7 +71,8 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         raise InputError(f"{reference} failed at {user_line(error)}: {type(error).__name__}: {error}") from error
     module, inputs, axes, task = _taken_apart(reference, returned)
     tracing = Tracing(module=module.eval(), inputs=inputs, where=reference, axes=axes)
-    graph = trace(tracing, TENSORS, workspace)
+    with _unchanged(reference, module):
+        graph = trace(tracing, TENSORS, workspace)
     edges, examples = bounded(graph, tracing.compute, feeds(tracing), reference)
     named = task_of(options.task or task, edges.inputs, edges.outputs, workspace, said_by=reference)
     traced = Traced(
@@ -96,6 +98,23 @@ def _importing_from_here() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
+
+
+@contextmanager
+def _unchanged(reference: str, module: torch.nn.Module) -> Iterator[None]:
+    """Raise an InputError that names the buffers which calls of the module in between have given other values."""
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    yield
+    changed = [name for name, buffer in module.named_buffers() if name in before and _differ(buffer, before[name])]
+    if changed:
+        raise InputError(
+            f"{reference}: a call changes {', '.join(changed)} of the module, and a graph keeps nothing from call to "
+            "call; make it an input, and what it becomes an output"
+        )
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape != other.shape or not bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _find(reference: str) -> tuple[Callable[[], object], Path | None]:

@@ -160,6 +160,64 @@ def solves():
     return Solves(), torch.eye(3)
 
 
+class Gives(nn.Module):
+    """Its input, and one tensor twice."""
+
+    def forward(self, x):
+        y = 2 * x
+        return {"same": x, "twice": y, "again": y}
+
+
+def gives():
+    return {"module": Gives(), "inputs": {"x": torch.rand(2, 3)}, "axes": {"x": {0: "rows"}}}
+
+
+class Draws(nn.Module):
+    def __init__(self, draws):
+        super().__init__()
+        self.draws = draws
+
+    def forward(self, x):
+        if self.draws == "noise":
+            return x + torch.randn_like(x)
+        return nn.functional.dropout(x, 0.5, training=self.draws == "dropout")
+
+
+def noise():
+    return Draws("noise"), torch.ones(2, 3)
+
+
+def dropout():
+    return Draws("dropout"), torch.ones(2, 3)
+
+
+def no_dropout():
+    return Draws("nothing"), torch.ones(2, 3)
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+def counts():
+    return Counts(), torch.ones(2, 3)
+
+
+class Undefined(nn.Module):
+    def forward(self, x):
+        return torch.log(x)
+
+
+def undefined():
+    return Undefined(), -torch.ones(2, 3)
+
+
 def raises():
     raise RuntimeError("no weights here")
 
@@ -301,6 +359,21 @@ def test_a_table_that_is_made_a_number_at_a_time(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, [[5, 5], [0, 7], [0, 0]])
 
 
+def test_outputs_may_be_inputs_and_each_other(tmp_path: Path) -> None:
+    traced = open_callable("doors_example:gives", Options(), tmp_path)
+    names = [edge.name for edge in traced.task.outputs]
+    assert ([edge.name for edge in traced.task.inputs], names) == (["x"], ["same", "twice", "again"])
+    x = np.arange(9, dtype=np.float32).reshape(3, 3)
+    for found, times in zip(open_on_cpu(traced.file).run(names, {"x": x}), (1, 2, 2), strict=True):
+        np.testing.assert_array_equal(found, times * x)
+
+
+def test_a_dropout_that_drops_nothing_draws_nothing(tmp_path: Path) -> None:
+    traced = open_callable("doors_example:no_dropout", Options(), tmp_path)
+    (found,) = open_on_cpu(traced.file).run(None, {"x": np.full((2, 3), 3, np.float32)})
+    np.testing.assert_array_equal(found, np.full((2, 3), 3))
+
+
 def test_a_check_of_values_is_no_part_of_a_graph(tmp_path: Path) -> None:
     traced = open_callable("doors_example:checks", Options(), tmp_path)
     assert [node.op_type for node in onnx.load(traced.file).graph.node] == ["Mul"]
@@ -353,6 +426,10 @@ def test_zeros_around_what_a_maximum_is_taken_of_stay(tmp_path: Path) -> None:
         ("decides", r"decides by the values of a tensor at .*doors_example.py:\d+: `if x.sum\(\) > 0:`.*torch.where"),
         ("fixed", r"cannot leave its axes free: .*x.size\(\)\[0\].*constant \(2\).*Leave that axis out of `axes`"),
         ("solves", r"cannot be written as ONNX: .*linalg_eigh"),
+        ("noise", r"draws random numbers at .*doors_example.py:\d+: `return x \+ torch.randn_like\(x\)`.*an input"),
+        ("dropout", r"draws random numbers at .*doors_example.py:\d+: .*\(Dropout\)"),
+        ("counts", r"a call changes calls of the module, and a graph keeps nothing"),
+        ("undefined", r"output is NaN or infinite in all 24 values .* for 4 examples; give example inputs"),
         ("raises", r"failed at .*doors_example.py:\d+: .*no weights here"),
         ("number", r"returned int; return \(module, example inputs\)"),
         ("wrong_entries", r"doors_example:wrong_entries: images become the input pixels; the graph has input"),
