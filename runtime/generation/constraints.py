@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
+from edgepress.runtime.generation.exact_numbers import misread_number
 from edgepress.runtime.generation.penalties import Floats
 
 if TYPE_CHECKING:
@@ -47,16 +48,22 @@ class Constraint:
         """JSON that a schema allows, without spaces between its parts; ``{}`` allows any.
 
         Raises:
-            InputError: ``schema`` is no JSON object, llguidance cannot read it, or is not installed.
+            InputError: ``schema`` is no JSON object, llguidance cannot read it or would read other numbers, or is not
+                installed.
 
         """
         try:
             content = json.loads(schema) if isinstance(schema, str) else dict(schema)
             text = json.dumps(content)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"the JSON schema is no JSON object ({error}); give one such as an API has") from error
         if not isinstance(content, dict):
             raise InputError(f"the JSON schema is {text[:100]}, and a schema is an object; give one")
+        if number := misread_number(content):
+            raise InputError(
+                f"the JSON schema has {number}, which llguidance, whose numbers are floats of 64 bits, would take for "
+                f"another; write it as a text, or give one of at most 15 digits"
+            )
         matcher = _library().LLMatcher
         try:
             grammar = matcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})

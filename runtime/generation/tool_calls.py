@@ -17,6 +17,7 @@ from edgepress.chat.spans.kinds import AnswerFormat, CallFormat, Schema, paramet
 from edgepress.chat.spans.splitting import Splitter
 from edgepress.errors import InputError
 from edgepress.runtime.generation.constraints import Constraint, Matcher
+from edgepress.runtime.generation.exact_numbers import misread_number
 from edgepress.runtime.generation.penalties import Floats
 from edgepress.text.tokenizer import Detokenizer, Tokenizer
 
@@ -64,6 +65,8 @@ class ToolGuide:
         self._call = Matcher(table, self._constraint(form.calls, parameters_of(tools)))
         for warning in self._call.warnings:
             _say(f"calls are held to a part of their tools' schemas: {warning}")
+        if number := misread_number(parameters_of(tools)):
+            _say(f"calls are held to a part of their tools' schemas: {number} is beyond what llguidance reads exactly")
         self.is_held = self.is_over = False
         self._must, self._may_think = must, not is_thinking
 

@@ -135,6 +135,44 @@ def test_schemas_that_its_reader_refuses_are_one_error() -> None:
     for schema in (deep, {"const": float("nan")}):
         with pytest.raises(InputError, match="the JSON schema cannot be read by llguidance"):
             Constraint.json_schema(schema)
+    with pytest.raises(InputError, match="the JSON schema is no JSON object"):
+        Constraint.json_schema('{"items":' * 100_000 + "{}" + "}" * 100_000)
+
+
+_FLOAT = 1 << 53  # the first integers that are no floats are above
+
+
+@pytest.mark.parametrize(
+    ("schema", "number"),
+    [
+        ({"const": 1234567890123456789}, "const 1234567890123456789"),  # as services number things
+        ({"properties": {"a": {"enum": ["x", [{"b": 1 - (1 << 60)}]]}}}, f"enum {1 - (1 << 60)}"),
+        ({"type": "integer", "minimum": _FLOAT + 1, "maximum": _FLOAT + 1}, f"minimum {_FLOAT + 1}"),
+        ({"anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1e30}]}, r"minimum 1e\+30"),
+        ({"type": "integer", "maximum": -_FLOAT - 1}, f"maximum {-_FLOAT - 1}"),
+        ({"type": "integer", "exclusiveMinimum": 10**400}, "exclusiveMinimum 1000"),
+    ],
+)
+def test_numbers_that_would_be_read_as_others_are_refused(schema: dict[str, object], number: str) -> None:
+    with pytest.raises(InputError, match=f"the JSON schema has {number}.*write it as a text"):
+        Constraint.json_schema(schema)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": 10**22},
+        {"enum": [_FLOAT, -_FLOAT, 0.1 + 0.2]},
+        {"type": "integer", "minimum": _FLOAT - 1, "maximum": _FLOAT},
+        {"type": "integer", "minimum": 0, "maximum": (1 << 64) - 1, "default": (1 << 64) - 1},
+        {"type": "number", "minimum": 0.1, "maximum": 0.2},
+    ],
+)
+def test_numbers_at_the_bounds_are_valid(schema: dict[str, object], seed: int) -> None:
+    table = token_table(DEMO_DIRECTORY / "tokenizer.json", 1024, frozenset({0}))
+    said = drawn_at_random(1024, table, Constraint.json_schema(schema), seed)
+    jsonschema.validate(json.loads(said), schema)
 
 
 def test_what_can_only_follow_takes_no_step_of_its_own(model: Model) -> None:

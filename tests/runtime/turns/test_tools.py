@@ -248,6 +248,13 @@ def test_a_schema_that_no_value_meets_is_refused(name: str) -> None:
         ToolGuide(TABLE, TOKENIZER, TOKENIZER.encode_plain, FORMS[name], tools, must=True)
 
 
+def test_of_a_number_that_would_be_read_as_another_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    numbered = {"type": "object", "properties": {"account": {"type": "integer", "minimum": (1 << 53) + 1}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": numbered}}]
+    ToolGuide(TABLE, TOKENIZER, TOKENIZER.encode_plain, FORMS[HELD[0]], tools, must=True)
+    assert f"minimum {(1 << 53) + 1} is beyond what llguidance reads exactly" in caplog.text
+
+
 @pytest.mark.parametrize("name", HELD)
 def test_any_of_the_arguments_that_may_be_left_out_may_be_there_alone(name: str) -> None:
     form = FORMS[name].calls
