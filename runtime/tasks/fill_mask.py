@@ -9,6 +9,7 @@ from edgepress.processing.scores import scores_of
 from edgepress.runtime.tasks.common.texts import TextModel
 from edgepress.runtime.tasks.kinds import TaskKind
 from edgepress.tasks.answers import Blanks
+from edgepress.whole import whole_number
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,11 @@ class Filler(TextModel):
         """For each blank of a text, the likeliest tokens, the best first.
 
         Raises:
-            InputError: it is no text, or none of its tokens that are read is a blank.
+            InputError: it is no text, none of its tokens that are read is a blank, or ``top`` is no number of tokens.
 
         """
         blanks = self.part(Blanks)
+        most = blanks.top if top is None else whole_number("top", top)
         tokens = self.encoder.encode([text])[0]
         places = np.flatnonzero(tokens.ids == blanks.mask)
         if not places.size:
@@ -38,7 +40,7 @@ class Filler(TextModel):
                 f"the text has no {blanks.written} in its {tokens.ids.size} tokens; write it where a word is missing"
             )
         scores = scores_of(self.rows_of([tokens], blanks.output)[0][places], "softmax")  # (blanks, vocabulary)
-        best = np.argsort(-scores, axis=-1, kind="stable")[:, : blanks.top if top is None else top]
+        best = np.argsort(-scores, axis=-1, kind="stable")[:, :most]
         return tuple(
             tuple(Fill(self.encoder.decode([int(token)]), float(row[token]), int(token)) for token in chosen)
             for chosen, row in zip(best, scores, strict=True)

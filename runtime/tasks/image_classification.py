@@ -27,7 +27,7 @@ class ImageClassifier(TaskModel):
 
     def classify_all(self, images: Sequence[object], *, top: int | None = None) -> list[tuple[Label, ...]]:
         """The labels of each image, computed as one batch."""
-        if not images:
+        if not len(images):  # an array of images has no truth of its own
             return []
         classes = self.part(Classes)
         required(self.task.images, self, "images")

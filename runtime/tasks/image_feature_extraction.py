@@ -1,10 +1,12 @@
 """Features of images: images in, a vector for each out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepress.errors import InputError
 from edgepress.processing.pooling import embed
 from edgepress.runtime.tasks.kinds import TaskKind, TaskModel, required
 from edgepress.tasks.answers import Embedding
@@ -24,9 +26,11 @@ class ImageEmbedder(TaskModel):
             images: paths, bytes of files, images of Pillow, or bytes as arrays (h, w, channels).
 
         Raises:
-            InputError: one cannot be read.
+            InputError: one cannot be read, or an image is given in place of a list of them.
 
         """
+        if isinstance(images, str | bytes | Path):
+            raise InputError("embed takes a list of images; for one image give a list of it")
         embedding = self.part(Embedding)
         required(self.task.images, self, "images")
         rows = [self.run_rows(self.feed(image))[embedding.output] for image in images]

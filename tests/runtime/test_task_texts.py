@@ -198,6 +198,25 @@ def test_texts_and_pairs_are_classified(checkpoint: Path) -> None:
     for wrong in (5, ("a", 5), ["a", "b", "c"]):
         with pytest.raises(InputError, match="a text is a str"):
             model.answer(wrong)
+    assert len(model.classify("rain", top=1)) == 1
+    for number in (0, -1, 1.0):
+        with pytest.raises(InputError, match=f"top is {number}; it must be"):
+            model.classify("rain", top=number)  # type: ignore[arg-type]  # among others
+        with pytest.raises(InputError, match=f"batch is {number}; it must be"):
+            model.classify_all(["rain", "food"], batch=number)  # type: ignore[arg-type]
+
+
+def test_what_is_beyond_the_longest_text_is_said_to_be_left_out(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = Encoder(Text(longest=6), checkpoint)
+    assert [tokens.ids.size for tokens in encoder.encode(["rain " * 4, "a"])] == [6, 3]
+    assert not caplog.text
+    for _ in range(2):
+        assert [tokens.ids.size for tokens in encoder.encode(["a", ("rain " * 3, "food")])] == [3, 6]
+    assert caplog.messages == [
+        "a text has more than the 6 tokens that the model reads; what is beyond them is left out"
+    ]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 2**32 - 1))
@@ -276,6 +295,8 @@ def test_blanks_are_filled_with_the_likeliest_tokens(checkpoint: Path) -> None:
     assert first[0].score / first[1].score == pytest.approx(np.e, rel=1e-5)
     with pytest.raises(InputError, match=r"no \[MASK\] in its 3 tokens"):
         model.fill("rain")
+    with pytest.raises(InputError, match="top is -1; it must be at least 1"):
+        model.fill("the [MASK]", top=-1)
 
 
 def test_batches_are_of_about_one_length_and_have_every_text_once(checkpoint: Path) -> None:

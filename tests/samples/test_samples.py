@@ -138,6 +138,10 @@ def test_a_function_gives_samples_or_pairs(tmp_path: Path, monkeypatch: pytest.M
         "import numpy as np\n"
         "def images():\n    return ((np.full((4, 4, 3), n, np.uint8), 'cat') for n in range(3))\n"
         "def pairs():\n    return [('a', 'b'), ('c', 'd')]\n"
+        "def named():\n    return [('1.png', 'cat'), ('2.png', np.int64(1))]\n"
+        "def labelled():\n    return [(('a', 'b'), 'yes'), ('c', np.float32(0.5)), ('d', 2)]\n"
+        "silence = np.zeros(3, np.float32)\n"
+        "def sounds():\n    return [(silence, 8000), ((silence, 8000), 1), (silence, 1), ('b.wav', 'no')]\n"
         "def nothing():\n    return []\n"
         "def wrong():\n    return 5\n"
         "def fails():\n    yield 'a'\n    raise OSError('no disk')\n"
@@ -149,11 +153,18 @@ def test_a_function_gives_samples_or_pairs(tmp_path: Path, monkeypatch: pytest.M
     assert means(feed_of(sample, classifier()) for sample in samples) == [0, 1, 2]
     assert [sample.label for sample in samples] == ["cat"] * 3
     assert [sample.value for sample in read_samples("own_samples:pairs", "text")] == [("a", "b"), ("c", "d")]
+    named, labelled = read_samples("own_samples:named", "image"), read_samples("own_samples:labelled", "text")
+    assert [(one.value, one.label) for one in named] == [("1.png", "cat"), ("2.png", 1)]
+    assert [(one.value, one.label) for one in labelled] == [(("a", "b"), "yes"), ("c", 0.5), ("d", 2)]
+    assert not any(isinstance(one.label, np.generic) for one in (*named, *labelled))
+    sounds = list(read_samples("own_samples:sounds", "sound"))
+    assert [sample.label for sample in sounds] == [None, 1, 1, "no"]
+    assert [isinstance(sample.value, tuple) for sample in sounds] == [True, True, False, False]
     for name, said in [
         ("own_samples:nothing", "has no samples"),
         ("own_samples:wrong", "gave int"),
         ("own_samples:number", "is int, not a function"),
-        ("own_samples:fails", r"own_samples:fails failed at .*own_samples.py:12: OSError: no disk"),
+        ("own_samples:fails", r"own_samples:fails failed at .*own_samples.py:\d+: OSError: no disk"),
         ("own_samples:missing", "cannot be imported"),
         ("broken_samples:images", r"broken_samples:images cannot be imported from .*: SyntaxError: "),
         ("no_such_module:samples", "cannot be imported"),

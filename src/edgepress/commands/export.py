@@ -1,6 +1,7 @@
 """``edgepress export``: checkpoint → bundle."""
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -202,8 +203,8 @@ def _next(manifest: "Manifest", out: object) -> str:
     from edgepress.chat.template import TEMPLATE_FILE
 
     if manifest.task is None and TEMPLATE_FILE in manifest.files:
-        return f"chat {out}"
-    return f"run {out} {_taken(manifest)}"
+        return f"chat {shlex.quote(str(out))}"
+    return f"run {shlex.quote(str(out))} {_taken(manifest)}"
 
 
 def _taken(manifest: "Manifest") -> str:

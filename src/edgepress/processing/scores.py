@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepress.tasks.answers import Classes, Scores
+from edgepress.whole import whole_number
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,16 @@ def scores_of(logits: NDArray[np.generic], kind: Scores) -> NDArray[np.float64]:
 
 
 def best_of(logits: NDArray[np.generic], classes: Classes, top: int | None = None) -> tuple[Label, ...]:
-    """The classes that are told of one sample, (classes,), the best first; equal scores in the order of the labels."""
+    """The classes that are told of one sample, (classes,), the best first; equal scores in the order of the labels.
+
+    Raises:
+        InputError: ``top`` is no number of labels.
+
+    """
     scores = scores_of(logits, classes.scores)
     ranked = np.argsort(-scores, kind="stable")
     if top is not None or classes.threshold is None:
-        ranked = ranked[: classes.top if top is None else top]
+        ranked = ranked[: classes.top if top is None else whole_number("top", top)]
     else:
         ranked = ranked[scores[ranked] >= classes.threshold]
     return tuple(Label(classes.labels[index], float(scores[index]), int(index)) for index in ranked)

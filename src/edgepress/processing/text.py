@@ -1,5 +1,6 @@
 """Texts as the inputs of a graph: what :class:`~edgepress.tasks.text.Text` says, done."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from edgepress.tasks.text import Text
 from edgepress.text.documents import check_unicode
 from edgepress.text.tokenizer import library_errors, open_library
 from edgepress.text.tokenizer_limits import LARGEST
+from edgepress.whole import whole_number
 
+_log = logging.getLogger("edgepress.texts")
 Pair = tuple[str, str]
 Feed = dict[str, NDArray[np.generic]]
 
@@ -49,9 +52,12 @@ class Encoder:
         self._library = open_library(read_bytes(path, again, largest=LARGEST), path, again)
         self._library.no_padding()
         self._library.enable_truncation(text.longest)
+        self._said = False
 
     def encode(self, texts: Sequence[object], prompt: str | None = None) -> list[Tokens]:
         """Each text as tokens, with the prompt of that name before it.
+
+        What is beyond the longest text that the model reads is left out; the first time a warning says so.
 
         Raises:
             InputError: one is no text, or there is no such prompt.
@@ -60,6 +66,13 @@ class Encoder:
         before = self._prompt(prompt)
         given = [_with_prompt(text, before) for text in texts]
         with library_errors("the tokenizer cannot encode a text", "give another one"):
+            encodings = self._library.encode_batch(given)
+            if not self._said and any(encoding.overflowing for encoding in encodings):
+                self._said = True
+                _log.warning(
+                    "a text has more than the %d tokens that the model reads; what is beyond them is left out",
+                    self.text.longest,
+                )
             return [
                 Tokens(
                     np.array(encoding.ids, np.int64),
@@ -68,7 +81,7 @@ class Encoder:
                     np.array(encoding.special_tokens_mask, bool),
                     np.array([-1 if word is None else word for word in encoding.word_ids], np.int64),
                 )
-                for encoding in self._library.encode_batch(given)
+                for encoding in encodings
             ]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -120,6 +133,12 @@ def text_feed(tokens: Sequence[Tokens], text: Text, kinds: dict[str, str]) -> Fe
 
 
 def by_length(tokens: Sequence[Tokens], batch: int) -> list[list[int]]:
-    """Numbers of the texts in batches of at most ``batch``, texts of about one length in each."""
+    """Numbers of the texts in batches of at most ``batch``, texts of about one length in each.
+
+    Raises:
+        InputError: ``batch`` is no number of texts.
+
+    """
+    batch = whole_number("batch", batch)
     ranked = sorted(range(len(tokens)), key=lambda index: tokens[index].ids.size)
     return [ranked[start : start + batch] for start in range(0, len(ranked), batch)]

@@ -20,7 +20,7 @@ LARGEST = 2 << 30
 _REMEDY = "give a WAV file of 8, 16, 24 or 32 bits or of floats, as `ffmpeg -i FILE -ac 1 -ar 16000 FILE.wav` writes it"
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MOST_CHANNELS = 64
-_RATES = (1000, 768_000)  # samples a second that sound may have
+LEAST_RATE, _MOST_RATE = 1000, 768_000  # samples a second that sound may have
 
 
 def read_wave(source: object, rate: int) -> Floats:
@@ -90,7 +90,7 @@ def _samples(content: memoryview, form: bytes, what: str) -> tuple[Floats, int]:
     read = _READERS.get((kind, bits))
     if read is None:
         raise InputError(f"{what} has samples of {bits} bits in the format {kind}; {_REMEDY}")
-    if not 0 < channels <= _MOST_CHANNELS or not _RATES[0] <= rate <= _RATES[1]:
+    if not 0 < channels <= _MOST_CHANNELS or not LEAST_RATE <= rate <= _MOST_RATE:
         raise InputError(f"{what} has {channels} channels and {rate} samples a second; {_REMEDY}")
     whole = len(content) // (bits // 8 * channels) * (bits // 8 * channels)  # a file that was cut short ends in part
     return read(content[:whole]).reshape(-1, channels), rate
@@ -135,8 +135,8 @@ _READERS = {
 
 
 def _resampled(mono: Floats, given: object, rate: int) -> Floats:
-    if not isinstance(given, int) or not _RATES[0] <= given <= _RATES[1]:
-        raise InputError(f"the sound has {given!r} samples a second; a rate is {_RATES[0]:,} to {_RATES[1]:,}")
+    if not isinstance(given, int) or not LEAST_RATE <= given <= _MOST_RATE:
+        raise InputError(f"the sound has {given!r} samples a second; a rate is {LEAST_RATE:,} to {_MOST_RATE:,}")
     try:
         import soxr
     except ImportError as error:

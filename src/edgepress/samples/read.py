@@ -19,8 +19,9 @@ import numpy as np
 from edgepress.errors import InputError
 from edgepress.modules import modules_in
 from edgepress.processing.feeder import Feed, Feeder, Takes
+from edgepress.processing.waves import LEAST_RATE
 from edgepress.samples import forms
-from edgepress.samples.sample import MOST, Form, Sample, Samples, of_list
+from edgepress.samples.sample import MOST, Form, Sample, Samples, of_list, plain
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 FEWEST = 8
@@ -36,7 +37,7 @@ def read_samples(source: str | Path, takes: Takes) -> Samples:
     """
     path = Path(source)
     if not path.exists() and names_function(str(source)):
-        found = _called(str(source))
+        found = _called(str(source), takes)
     else:
         form = next((form for form in known_forms() if path.exists() and form.recognizes(path, takes)), None)
         if form is None:
@@ -61,13 +62,13 @@ def known_forms() -> list[Form]:
     return found
 
 
-def _called(reference: str) -> Samples:
+def _called(reference: str, takes: Takes) -> Samples:
     """What a function of the user's gives: samples, or pairs of a sample and its label."""
     given = called(import_function(reference), reference)
     if not isinstance(given, Iterable):
         raise InputError(f"{reference} gave {type(given).__name__}, not samples to go through")
     items = called(lambda: list(islice(given, MOST)), reference)
-    return of_list([_as_sample(item, f"{reference}[{index}]") for index, item in enumerate(items)], reference)
+    return of_list([_as_sample(item, takes, f"{reference}[{index}]") for index, item in enumerate(items)], reference)
 
 
 def import_function(reference: str) -> Callable[..., Any]:
@@ -114,12 +115,19 @@ def called(function: Callable[..., Any], reference: str, *given: object) -> Any:
         ) from error
 
 
-def _as_sample(item: object, where: str) -> Sample:
+def _as_sample(item: object, takes: Takes, where: str) -> Sample:
+    """What a function gave; a pair has a label, but two texts for a task of texts, and an array of sound with its rate.
+
+    These have their labels in a :class:`Sample`, or as the second of a pair whose first they are.
+    """
     if isinstance(item, Sample):
         return item
-    if isinstance(item, tuple) and len(item) == 2 and not all(isinstance(part, str) for part in item):
-        return Sample(item[0], item[1], where)
-    return Sample(item, None, where)
+    if not isinstance(item, tuple) or len(item) != 2:
+        return Sample(item, None, where)
+    value, label = item
+    texts = takes == "text" and isinstance(value, str) and isinstance(label, str)
+    sound = takes == "sound" and isinstance(value, np.ndarray) and isinstance(label, int) and label >= LEAST_RATE
+    return Sample(item, None, where) if texts or sound else Sample(value, plain(label), where)
 
 
 def some_of(samples: Samples, most: int, seed: int = 0) -> Samples:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
+
 from edgepress.disk.hub_layout import resolve_inside
 from edgepress.errors import InputError
 from edgepress.processing.feeder import Takes
@@ -69,6 +71,11 @@ class Form:
 def of_list(samples: Sequence[Sample], source: str) -> Samples:
     """Samples that are there already."""
     return Samples(len(samples), samples.__getitem__, source)
+
+
+def plain(label: object) -> object:
+    """A label as Python has it, where it is a number or a text of numpy."""
+    return label.item() if isinstance(label, np.generic) else label
 
 
 def of_record(record: dict[str, object], takes: Takes, where: str, root: Path) -> Sample:

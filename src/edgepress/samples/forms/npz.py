@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgepress.errors import InputError
 from edgepress.processing.arrays import read_arrays
 from edgepress.processing.feeder import Takes
-from edgepress.samples.sample import Form, Sample, Samples
+from edgepress.samples.sample import Form, Sample, Samples, plain
 
 _VALUES: dict[Takes, tuple[str, ...]] = {"image": ("images", "x"), "sound": ("sounds", "audio", "x")}
 _LABELS = ("labels", "y")
@@ -37,7 +37,7 @@ def read(path: Path, takes: Takes) -> Samples:
 
     def number(index: int) -> Sample:
         value: object = _feed(arrays, index) if named is None else arrays[named][index]
-        return Sample(value, None if labels is None else _plain(labels[index]), f"{path}[{index}]")
+        return Sample(value, None if labels is None else plain(labels[index]), f"{path}[{index}]")
 
     return Samples(rows.pop(), number, str(path))
 
@@ -45,10 +45,6 @@ def read(path: Path, takes: Takes) -> Samples:
 def _feed(arrays: dict[str, NDArray[np.generic]], index: int) -> dict[str, NDArray[np.generic]]:
     """Inputs for one call: a batch of one."""
     return {name: array[index : index + 1] for name, array in arrays.items()}
-
-
-def _plain(label: object) -> object:
-    return label.item() if isinstance(label, np.generic) else label
 
 
 FORM = Form("arrays (.npz)", lambda path, _: path.suffix.lower() == ".npz", read)
