@@ -21,10 +21,10 @@ Kept = NDArray[np.bool_]
 def find_groups(coupling: Coupling, kinds: Sequence[Kind], only: str, skip: str, method: str) -> list[Group]:
     """The groups of these kinds whose names match.
 
-    ``only`` and ``skip`` are patterns of names, separated by commas, "" for all and for none.
+    ``only`` and ``skip`` are as in :func:`matching`.
 
     Raises:
-        InputError: there is none, or a pattern matches none; the message names what there is.
+        InputError: there is none, or none is left; the message names what there is.
 
     """
     own = [group for group in coupling.groups if group.kind in kinds]
@@ -32,17 +32,27 @@ def find_groups(coupling: Coupling, kinds: Sequence[Kind], only: str, skip: str,
         others = sorted({group.kind for group in coupling.groups})
         there = f"there are {', '.join(others)}" if others else "no channel of it can be removed" + _reasons(coupling)
         raise InputError(f"{method} finds no {' or '.join(kinds)} in this graph that can go: {there}")
+    wanted = matching([group.name for group in own], only, skip, method, "groups")
+    return [group for group in own if group.name in wanted]
+
+
+def matching(names: Sequence[str], only: str, skip: str, method: str, what: str) -> list[str]:
+    """The ``names`` that match ``only`` and not ``skip``: patterns separated by commas, "" for all and for none.
+
+    Raises:
+        InputError: a pattern matches none, or none is left; the message names what there is.
+
+    """
     for option, text in (("only", only), ("skip", skip)):
         for pattern in _patterns(text):
-            if not any(fnmatchcase(group.name, pattern) for group in own):
-                names = [group.name for group in own]
+            if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(
-                    f"[options.{method}] {option}: {pattern!r} matches none of the {len(names)} groups: {_some(names)}"
+                    f"[options.{method}] {option}: {pattern!r} matches none of the {len(names)} {what}: {_some(names)}"
                 )
-    wanted = [group for group in own if not only or _matches(group.name, only)]
-    left = [group for group in wanted if not _matches(group.name, skip)]
+    wanted = [name for name in names if not only or _matches(name, only)]
+    left = [name for name in wanted if not _matches(name, skip)]
     if not left:
-        raise InputError(f"[options.{method}] skip leaves none of {len(wanted)} groups; leave some")
+        raise InputError(f"[options.{method}] skip leaves none of {len(wanted)} {what}; leave some")
     return left
 
 

@@ -130,16 +130,8 @@ def _changes(model: onnx.ModelProto, coupling: Coupling, samples: Iterable[Feed]
             gates.append((site, torch.ones(shape, requires_grad=True)))
             return value * gates[-1][1]
 
-        outputs = [
-            y for y in network.run(network.tensors(feed), hooks=Hooks(read=read)).values() if y.is_floating_point()
-        ]
-        drawn = [
-            torch.randn(y.shape, generator=random) / y.detach().square().mean().sqrt().clamp_min(1e-9) for y in outputs
-        ]
-        loss = torch.stack(
-            [(y * direction).sum() / y[0].numel() ** 0.5 for y, direction in zip(outputs, drawn, strict=True)]
-        )
-        grads = torch.autograd.grad(loss.sum(), [gate for _, gate in gates], allow_unused=True)
+        outputs = network.run(network.tensors(feed), hooks=Hooks(read=read)).values()
+        grads = torch.autograd.grad(drawn_change(outputs, random), [gate for _, gate in gates], allow_unused=True)
         rows = max((gate.shape[0] for _, gate in gates), default=0)
         change = np.zeros((coupling.count, rows))
         for (site, _), grad in zip(gates, grads, strict=True):
@@ -150,3 +142,16 @@ def _changes(model: onnx.ModelProto, coupling: Coupling, samples: Iterable[Feed]
         total += np.square(change).sum(1)
         count += rows
     return total / max(count, 1)
+
+
+def drawn_change(outputs: Iterable[Tensor], random: torch.Generator) -> Tensor:
+    """Σ of each sample's outputs in a random direction, in shares of the outputs' size: what is derived to see changes.
+
+    What an output is of, the square of a sample's derivative is on average of how much it would change.
+    """
+    total = torch.zeros(())
+    for y in outputs:
+        if y.is_floating_point():
+            drawn = torch.randn(y.shape, generator=random) / y.detach().square().mean().sqrt().clamp_min(1e-9)
+            total = total + (y * drawn).sum() / y[0].numel() ** 0.5
+    return total

@@ -1,7 +1,7 @@
-"""Products fitted anew to what they computed before channels went (He et al. 2017, sections 3.2 and 3.3).
+"""Products fitted anew to what they computed before something went (He et al. 2017, sections 3.2 and 3.3).
 
 One after the other, in the graph's order: by least squares over samples and places, a product learns to make the
-values of the whole graph from what the graph without these channels, fitted so far, sends it, so that errors do not
+values of the whole graph from what the smaller graph, fitted so far, sends it, so that errors do not
 add up from layer to layer. Where its output is added to another value, as at the end of a residual block, it learns
 the whole graph's sum less what that value brings now. How far weights may move from where they are (a ridge) is chosen
 by one sample in four, which nothing is fitted to; a product that gets no better on these stays as it is, as do
@@ -13,7 +13,7 @@ Memory: what lies between two nodes, of all samples, in both graphs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +106,15 @@ class _Product:
     kept: Tensor
 
 
+Rows = Callable[[Step, int], Tensor | None]
+"""Which rows of the whole graph's product one of so many still has, (rows,) bool; None where that is not known."""
+
+
+def all_rows(step: Step, count: int) -> Tensor:  # noqa: ARG001 - the signature of `Rows`
+    """A product makes all that it made before."""
+    return torch.ones(count, dtype=torch.bool)
+
+
 def refit(
     cut: onnx.ModelProto, whole: onnx.ModelProto, coupling: Coupling, kept: NDArray[np.bool_], samples: Iterable[Feed]
 ) -> tuple[int, int]:
@@ -113,12 +122,35 @@ def refit(
 
     ``coupling`` is that of ``whole``, ``kept`` the channels that stay, (count,).
     """
+    sites = [site for group in coupling.groups for site in group.sites if site.reads]
+    changed = {site.tensor for site in sites if not _stays(coupling, kept, site.tensor, site.axis).all()}
+
+    def rows(step: Step, _: int) -> Tensor | None:
+        if any(axis is None for axis in coupling.tensors.get(step.inputs[1], (None,))[:2]):
+            return None
+        return torch.from_numpy(_stays(coupling, kept, step.inputs[1], 0 if rows_first(step) else 1))
+
+    return fit_anew(cut, whole, changed, samples, rows=rows)
+
+
+def fit_anew(
+    made: onnx.ModelProto,
+    whole: onnx.ModelProto,
+    changed: Collection[str],
+    samples: Iterable[Feed],
+    *,
+    rows: Rows = all_rows,
+) -> tuple[int, int]:
+    """Fit the products of ``made`` that read a constant of ``changed`` or stand behind one that does.
+
+    How many were fitted, and of how many. Both graphs name what they have in common alike.
+    """
     feeds = list(samples)
-    student, teacher = Network(cut), Network(whole)
-    products = _products(student, teacher, coupling, kept, _shapes(student, feeds[0])) if feeds else {}
+    student, teacher = Network(made), Network(whole)
+    products = _products(student, teacher, changed, rows, _shapes(student, feeds[0])) if feeds else {}
     if sum(map(_rows, feeds)) < _CHECKED:
         return 0, len(products)
-    changed: dict[str, Tensor] = {}
+    fitted: dict[str, Tensor] = {}
     with torch.no_grad():
         right = _Run(teacher, feeds, [one.target for one in products.values()])
         run = _Run(student, feeds)
@@ -126,15 +158,15 @@ def refit(
         for step, _ in run.plan:
             if (product := products.get(step.name)) is not None:
                 right.until(product.target)
-                changed |= _fitted(product, run, right)
-                student.constants.update(changed)
+                fitted |= _fitted(product, run, right)
+                student.constants.update(fitted)
                 if last[product.target] == step.name:
                     right.drop(product.target)
             run.step()
-    for tensor in cut.graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name].numpy(), tensor.name))
-    return sum(one.step.inputs[1] in changed for one in products.values()), len(products)
+    for tensor in made.graph.initializer:
+        if tensor.name in fitted:
+            tensor.CopyFrom(numpy_helper.from_array(fitted[tensor.name].numpy(), tensor.name))
+    return sum(one.step.inputs[1] in fitted for one in products.values()), len(products)
 
 
 def _rows(feed: Feed) -> int:
@@ -155,34 +187,30 @@ def _shapes(network: Network, feed: Feed) -> dict[str, torch.Size]:
 
 
 def _products(
-    student: Network,
-    teacher: Network,
-    coupling: Coupling,
-    kept: NDArray[np.bool_],
-    shapes: Mapping[str, torch.Size],
+    student: Network, teacher: Network, changed: Collection[str], rows: Rows, shapes: Mapping[str, torch.Size]
 ) -> dict[str, _Product]:
     """By the node, the products that see something else than before and can be fitted."""
     readers = Counter(name for step in student.steps for name in (*step.inputs, *step.reads))
     reader = {name: step for step in student.steps for name in step.inputs}
     theirs = {name for step in teacher.steps for name in step.outputs}
-    sites = [site for group in coupling.groups for site in group.sites if site.reads]
-    changed = {site.tensor for site in sites if not _stays(coupling, kept, site.tensor, site.axis).all()}
+    differ = set(changed)
     known, found = set(student.inputs) | student.constants.keys(), {}
     for step, _ in student.plan(student.inputs, student.outputs):
         known |= set(step.outputs)
-        if not changed.intersection((*step.inputs, *step.reads)):
+        if not differ.intersection((*step.inputs, *step.reads)):
             continue
-        changed |= set(step.outputs)
+        differ |= set(step.outputs)
         output = step.outputs[0]
-        if not _can_be_fitted(step, student, coupling, readers) or output not in theirs:
+        weight = _fittable(step, student, readers)
+        stays = None if weight is None else rows(step, len(weight) if rows_first(step) else weight.shape[1])
+        if stays is None or output not in theirs:
             continue
         target, other, after = output, "", reader.get(output)
         if after is not None and after.key == "Add" and readers[output] == 1 and after.outputs[0] in theirs:
             beside = after.inputs[1 - after.inputs.index(output)]
             if beside in known - student.constants.keys() and shapes[beside] == shapes[output]:
                 target, other = after.outputs[0], beside
-        stays = _stays(coupling, kept, step.inputs[1], 0 if rows_first(step) else 1)
-        found[step.name] = _Product(step, target, other, torch.from_numpy(stays))
+        found[step.name] = _Product(step, target, other, stays)
     return found
 
 
@@ -194,12 +222,12 @@ def _stays(coupling: Coupling, kept: NDArray[np.bool_], tensor: str, axis: int) 
     return stays
 
 
-def _can_be_fitted(step: Step, network: Network, coupling: Coupling, readers: Mapping[str, int]) -> bool:
-    """Whether it is a product by a constant that nothing else reads, and its channels and places are known."""
+def _fittable(step: Step, network: Network, readers: Mapping[str, int]) -> Tensor | None:
+    """The constant that a product reads and nothing else does, where its places are known and not too many."""
     weight = constant_weight(step, network)
-    if weight is None or any(axis is None for axis in coupling.tensors.get(step.inputs[1], (None,))[:2]):
-        return False
-    return numbers(step, weight) <= _MOST and all(readers[name] == 1 for name in step.inputs[1:] if name)
+    if weight is None or numbers(step, weight) > _MOST or any(readers[name] > 1 for name in step.inputs[1:] if name):
+        return None
+    return weight
 
 
 def _fitted(product: _Product, run: _Run, right: _Run) -> dict[str, Tensor]:
