@@ -4,19 +4,21 @@ The 1,000 calibration images, without their labels, are all that any step sees: 
 convolution learns by least squares to make what it made before from what still comes in, and the original's outputs and
 sums inside teach the rest, on images that are turned, zoomed, moved, mixed and cut. Scored on 2,000 test images, which
 nothing is chosen by. Channels go inside residual blocks, so that all sums keep their width: the same share in each, or
-by what the outputs lose for the multiply-adds that are saved.
+by what the outputs lose for the multiply-adds that are saved. Or convolutions are written as depthwise filters and
+1 × 1 convolutions, and filters go.
 
-    python benchmarks/pruned_cnn.py [--data ../shared/data] [--models resnet20 resnet56] [--steps 0 400 1500]
-        [--images 250] [--only-steps]
+    python benchmarks/pruned_cnn.py [--data ../shared/data] [--models resnet20 resnet56] [--what channels filters]
+        [--steps 0 400 1500] [--images 250] [--only-steps]
 
 trains anew for each number of steps (0: least squares alone, of all images), and as long as the least of these says on
-fewer images. A killed run goes on.
-A step takes 0.2 s of one quiet core for ResNet-20 and 0.5 s for ResNet-56.
+fewer images. A killed run goes on. Times are of one image on one thread of this host, by onnxruntime.
+A step takes 0.2 s of one quiet core for ResNet-20 and 0.5 s for ResNet-56, with filters 0.45 s and more.
 """
 
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +34,14 @@ from resnet import build_resnet, normalize
 from edgepress.exporter.graph.qdq import prepare
 from edgepress.exporter.learn.pruning.graphs import shrink_graph
 from edgepress.exporter.recipe.reading import read_recipe
-from edgepress.sessions import open_on_cpu
+from edgepress.sessions import open_on_cpu, session_options
 
 BATCH = 50  # images
 LOOKED_AT = 6  # batches, by what chooses channels
 SHARE = 0.5  # of the multiply-adds that stays
 LESS = (0.6, 0.75, 0.9)  # shares that stay, without training
 SAME = {"share": SHARE, "uniform": True, "only": "layer*.conv1", "samples": LOOKED_AT}
-BEST = "outputs by their price, least squares"
+BEST, FILTERS = "outputs by their price, least squares", "filters, least squares"
 TRAINED = {"batch": 64, "features": 1.0, "rate": 0.005, "whiten": True, "samples": 1000 // BATCH} | {
     "flip": True,
     "zoom": 1.4,
@@ -47,6 +49,9 @@ TRAINED = {"batch": 64, "features": 1.0, "rate": 0.005, "whiten": True, "samples
     "mix": True,
     "paste": True,
 }
+GENTLY = TRAINED | {"rate": 0.002}  # filters begin nearer to the end
+OF = {"channels": BEST, "filters": FILTERS}
+TIMED = 300  # runs
 WAYS = {
     "weights": {"by": "weights"},
     "outputs": {"by": "outputs"},
@@ -57,10 +62,12 @@ WAYS = {
 BLOCKS = {"resnet20": 9, "resnet56": 27}
 
 Sample = dict[str, Any]
+Run = tuple[str, int, int]
+"""What goes, as :data:`OF` names it, steps of training, and images."""
 
 
-def measure(data: Path, name: str, runs: Sequence[tuple[int, int]], *, others: bool) -> Iterator[Sample]:
-    """The network trained back in ``runs`` (steps, images); with ``others`` each way to choose, and the float one."""
+def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool) -> Iterator[Sample]:
+    """The network trained back in ``runs``; with ``others`` each way to choose channels, and the float one."""
     folder = WORK / f"pruned-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     build_resnet(data / f"models/resnet_cifar10/{name}.safetensors", folder / "bn.onnx", batch="batch")
@@ -75,13 +82,15 @@ def measure(data: Path, name: str, runs: Sequence[tuple[int, int]], *, others: b
         session = open_on_cpu(path)
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         logits = np.concatenate([session.run(None, {"images": batch})[0] for batch in batches])
-        return {"top1": float((logits.argmax(1) == labels).mean()), "images": len(labels)}
+        right = {"top1": float((logits.argmax(1) == labels).mean()), "images": len(labels)}
+        return right | {"microseconds": microseconds(path, images[:1])}
 
-    def shrunk(step: Sample, **trained: Any) -> Sample:
-        steps = ("channels", "retrain") if trained else ("channels",)
-        asked = {"channels": SAME | step, "retrain": trained} if trained else {"channels": SAME | step}
-        recipe = dataclasses.replace(read_recipe("fp32"), prune=steps, options=asked)
-        place = "-".join(f"{value:g}" if isinstance(value, float) else f"{value}" for value in step.values())
+    def shrunk(step: Sample, what: str = "channels", **trained: Any) -> Sample:
+        asked = {what: (SAME if what == "channels" else {"share": SHARE}) | step}
+        asked |= {"retrain": trained} if trained else {}
+        recipe = dataclasses.replace(read_recipe("fp32"), prune=tuple(asked), options=asked)
+        words = [f"{value:g}" if isinstance(value, float) else f"{value}" for value in step.values()]
+        place = "-".join(words if what == "channels" else [what, *words])
         found = shrink_graph(
             folder / "fp32.onnx", recipe, samples, folder=folder / f"{place}-{trained.get('steps', 0)}"
         )
@@ -89,12 +98,13 @@ def measure(data: Path, name: str, runs: Sequence[tuple[int, int]], *, others: b
         return {**found.steps[-1], **score(found.file)}
 
     originals: list[Mapping[str, object]] = []
-    for steps, count in runs:
-        looked = WAYS[BEST] | {"samples": count // BATCH}
-        trained = TRAINED | {"steps": steps, "features_at": BLOCKS[name], "samples": count // BATCH}
-        found = shrunk(looked, **(trained if steps else {}))
+    for what, steps, count in runs:
+        looked = (WAYS[BEST] if what == "channels" else {}) | {"samples": count // BATCH}
+        trained = TRAINED if what == "channels" else GENTLY
+        trained = trained | {"steps": steps, "features_at": BLOCKS[name], "samples": count // BATCH}
+        found = shrunk(looked, what, **(trained if steps else {}))
         more = {"steps": steps, "batch": TRAINED["batch"], "seen": count}
-        yield {"model": name, "what": BEST + (", retrained" if steps else ""), **found, **more}
+        yield {"model": name, "what": OF[what] + (", retrained" if steps else ""), **found, **more}
     if not others:
         return
     for way, chosen in WAYS.items():
@@ -104,6 +114,16 @@ def measure(data: Path, name: str, runs: Sequence[tuple[int, int]], *, others: b
     yield {"model": name, "what": "float", **originals[0], **score(folder / "fp32.onnx")}
 
 
+def microseconds(path: Path, image: NDArray[np.float32]) -> float:
+    """The median time of one image on one thread, which a busy host lengthens little: time that the thread had."""
+    session, times = open_on_cpu(path, session_options(1)), []
+    for _ in range(TIMED):
+        begun = time.thread_time()
+        session.run(None, {"images": image})
+        times.append(time.thread_time() - begun)
+    return 1e6 * float(np.median(times))
+
+
 def in_order(samples: Sequence[Sample]) -> list[Sample]:
     """The float network, channels gone, and what was trained, as they are read."""
     return sorted(samples, key=lambda one: (list(BLOCKS).index(one["model"]), one["what"] != "float", "steps" in one))
@@ -111,7 +131,7 @@ def in_order(samples: Sequence[Sample]) -> list[Sample]:
 
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """One table: a row for each model and step."""
-    header = ("model", "channels chosen by", "multiply-adds", "weights", "training", "top-1", "lost")
+    header = ("model", "what goes, chosen by", "multiply-adds", "weights", "training", "top-1", "lost", "µs an image")
     whole = {sample["model"]: sample for sample in samples if sample["what"] == "float"}
     rows = []
     for sample in samples:
@@ -126,14 +146,16 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
                 _training(sample),
                 f"{100 * sample['top1']:.2f} %",
                 "" if sample is first else f"{lost:.2f}",
+                f"{sample['microseconds']:.0f}" if "microseconds" in sample else "",
             )
         )
     return table(header, rows)
 
 
-def _run(sample: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Steps and images, None where neither was asked for."""
-    return (sample["steps"], sample["seen"]) if "steps" in sample else None
+def _run(sample: Mapping[str, Any]) -> Run | None:
+    """The run that it is of, None where steps were not asked for."""
+    what = "filters" if sample["what"].startswith(FILTERS) else "channels"
+    return (what, sample["steps"], sample["seen"]) if "steps" in sample else None
 
 
 def _training(sample: Mapping[str, Any]) -> str:
@@ -148,6 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--models", nargs="*", default=list(BLOCKS), choices=list(BLOCKS))
+    parser.add_argument(
+        "--what", nargs="+", default=list(OF), choices=list(OF), help="what goes, of those trained back"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 400, 1500])
     parser.add_argument("--images", type=int, nargs="*", default=[], help="fewer images, for the least of the steps")
     parser.add_argument(
@@ -159,8 +184,8 @@ def main() -> None:
     kept = [{"commit": lines[0]["host"].get("commit"), **line} for line in lines[1:]]
     samples = {name: [one for one in kept if one["model"] == name] for name in BLOCKS}
     for name in options.models:
-        runs = [(steps, 1000) for steps in sorted(options.steps)]
-        runs += [(min(options.steps), count) for count in sorted(options.images)]
+        runs = [(what, steps, 1000) for what in options.what for steps in sorted(options.steps)]
+        runs += [(what, min(options.steps), count) for what in options.what for count in sorted(options.images)]
         again = [one for one in samples[name] if _run(one) not in runs] if options.only_steps else []
         samples[name] = again
         for sample in measure(options.data, name, runs, others=not options.only_steps):

@@ -63,7 +63,10 @@ def test_the_table_says_what_was_lost(import_script: Callable[[str], ModuleType]
     report = import_script("pruned_cnn").report
     first = {"model": "resnet20", "what": "float", "parameters": 200, "multiply_adds": 40_000_000, "top1": 0.9}
     second = first | {"what": "outputs, retrained", "parameters": 100, "multiply_adds": 20_000_000, "top1": 0.885}
-    lines = report([first, second | {"steps": 1200, "batch": 128, "seen": 250}]).splitlines()
-    assert lines[2] == "| resnet20 (200 weights) | float | 40.0 M | 200 |  | 90.00 % |  |"
+    more = {"steps": 1200, "batch": 128, "seen": 250, "microseconds": 412.4}
+    lines = report([first, second | more]).splitlines()
+    assert lines[2] == "| resnet20 (200 weights) | float | 40.0 M | 200 |  | 90.00 % |  |  |"
     trained = "1,200 steps of 128, 250 images"
-    assert lines[3] == f"| resnet20 (200 weights) | outputs, retrained | 20.0 M | 100 | {trained} | 88.50 % | 1.50 |"
+    assert (
+        lines[3] == f"| resnet20 (200 weights) | outputs, retrained | 20.0 M | 100 | {trained} | 88.50 % | 1.50 | 412 |"
+    )
