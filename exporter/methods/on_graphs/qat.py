@@ -5,8 +5,8 @@ pass straight through rounding (Bengio et al. 2013; for scales Esser et al. 2020
 codes, all scales and the biases, by distillation: the divergence of logits or the squared error of outputs
 (:mod:`~edgepress.exporter.streams.distilling`), and with ``features`` the distance of sums inside. It needs no labels.
 Where samples are few, changed ones and values inside (``features``) are further things to learn from
-(:mod:`~edgepress.exporter.methods.narrower.lessons`). The best state on samples held out is kept, which is the start
-where none was better.
+(:mod:`~edgepress.exporter.methods.narrower.taught.lessons`). The best state on samples held out is kept, which is the
+start where none was better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.methods.kinds import GraphMethod
-from edgepress.exporter.methods.narrower.lessons import OPTIONS, make_lessons, sums_inside
+from edgepress.exporter.methods.narrower.taught.lessons import OPTIONS, make_lessons, sums_inside
 from edgepress.exporter.methods.options import Option, Options, whole_number
 from edgepress.exporter.streams.distilling import Match, Student, distil
 from edgepress.exporter.streams.shipping import Bias, BlockWeight, ChannelWeight, Range, Shipped

@@ -38,7 +38,7 @@ from edgepress.exporter.arrays.codes import Codes
 from edgepress.exporter.arrays.scheme import Scheme
 from edgepress.exporter.arrays.sealed import DamagedError, check_hashes, hashes, read_sealed_json, write_sealed_json
 from edgepress.exporter.methods.kinds import GraphPruning, Method, Pruning, Size, load_method
-from edgepress.exporter.methods.narrower import lessons, recovery
+from edgepress.exporter.methods.narrower.taught import lessons, recovery
 from edgepress.exporter.methods.options import MANY, Option, Options, whole_number
 from edgepress.exporter.methods.smaller.checkpoint import NewTensor, copied
 from edgepress.exporter.methods.smaller.task import PruneTask

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from edgepress.errors import InputError
 from edgepress.exporter.interpreter.network import Network
-from edgepress.exporter.methods.narrower.lessons import OPTIONS, Lessons, make_lessons
+from edgepress.exporter.methods.narrower.taught.lessons import OPTIONS, Lessons, make_lessons
 from edgepress.exporter.methods.options import OptionValue, read_options
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.exporter.interpreter.network import Network
-from edgepress.exporter.methods.narrower.whitened import frames_of
+from edgepress.exporter.methods.narrower.taught.whitened import frames_of
 from edgepress.exporter.streams.distilling import Match, Student, distil
 from edgepress.terminal.progress import silent
 

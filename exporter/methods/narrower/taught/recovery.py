@@ -12,9 +12,9 @@ from onnx import TensorProto, numpy_helper
 
 from edgepress.errors import InputError
 from edgepress.exporter.interpreter.network import Network
-from edgepress.exporter.methods.narrower.lessons import make_lessons, sums_inside
 from edgepress.exporter.methods.narrower.task import GraphTask
-from edgepress.exporter.methods.narrower.whitened import frames_of
+from edgepress.exporter.methods.narrower.taught.lessons import make_lessons, sums_inside
+from edgepress.exporter.methods.narrower.taught.whitened import frames_of
 from edgepress.exporter.methods.options import Options
 from edgepress.exporter.streams.distilling import Match, Student, distil
 

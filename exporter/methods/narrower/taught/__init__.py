@@ -1,0 +1,1 @@
+"""What a pruned graph is trained on, and how."""
