@@ -49,7 +49,7 @@ TRAINED = {"batch": 64, "features": 1.0, "rate": 0.005, "whiten": True, "samples
     "mix": True,
     "paste": True,
 }
-GENTLY = TRAINED | {"rate": 0.002}  # filters begin nearer to the end
+GENTLY = TRAINED | {"rate": 0.003}  # filters begin nearer to the end
 OF = {"channels": BEST, "filters": FILTERS}
 TIMED = 300  # runs
 WAYS = {
