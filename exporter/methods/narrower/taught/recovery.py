@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+from torch import Tensor
 
 from edgepress.errors import InputError
 from edgepress.exporter.interpreter.network import Network
 from edgepress.exporter.methods.narrower.task import GraphTask
+from edgepress.exporter.methods.narrower.taught.composed import composed
 from edgepress.exporter.methods.narrower.taught.lessons import make_lessons, sums_inside
 from edgepress.exporter.methods.narrower.taught.whitened import frames_of
 from edgepress.exporter.methods.options import Options
@@ -53,7 +56,7 @@ def retrain(task: GraphTask, options: Options) -> None:
     names = trained_constants(task.model)
     first = (lessons.feeds[index] for index in range(min(len(lessons.feeds), _LOOKED_AT * lessons.each)))
     frames = frames_of(network, names, first) if options["whiten"] else {}
-    student = Student.of(network, names, float(options["rate"]), frames)
+    student = _composed(Student.of(network, names, float(options["rate"]), frames), task.model)
     loss: Literal["kl", "square"] = "kl" if options["loss"] == "kl" else "square"
     outputs = [value.name for value in task.model.graph.output]
     matches = [Match(name, name, loss, 1.0, float(options["temperature"])) for name in outputs]
@@ -83,6 +86,17 @@ def retrain(task: GraphTask, options: Options) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
     task.made = made
     task.report["curve"] = [[step, None if np.isnan(seen) else seen, held] for step, seen, held in training.curve]
+
+
+def _composed(student: Student, model: onnx.ModelProto) -> Student:
+    """The student of ``model`` with its filters computed as convolutions; what is trained and kept is the same."""
+    made, weights = composed(model)
+
+    def constants() -> Mapping[str, Tensor]:
+        own = student.constants()
+        return {**own, **{weight.name: weight.value(own) for weight in weights}}
+
+    return replace(student, network=Network(made), constants=constants) if weights else student
 
 
 def check(task: GraphTask, options: Options) -> None:  # noqa: ARG001 - the signature of `GraphPruning.check`
