@@ -118,8 +118,8 @@ def _reached(first: Floats, second: Floats, turning: Turning) -> tuple[Floats, F
     start = angle - np.arange(first.shape[1])[:, None] * np.asarray(turning.angles)
 
     def largest_cosine(start: NDArray[np.float64]) -> Floats:
-        stop = start + np.asarray(turning.whole)
-        passes = np.floor(stop / np.pi) >= np.ceil(start / np.pi)
+        stop = start + np.asarray(turning.whole)  # which is less where a model turns the other way (nanochat)
+        passes = np.floor(np.maximum(start, stop) / np.pi) >= np.ceil(np.minimum(start, stop) / np.pi)
         found = np.where(passes, 1, np.maximum(np.abs(np.cos(start)), np.abs(np.cos(stop))))
         return np.asarray((size * found).max(axis=1), np.float32)
 
@@ -140,7 +140,8 @@ def _turnings(bundle: Path, graph: onnx.ModelProto, decoder: Decoder, context: i
             gains = np.asarray(reader.array(constants[keys.gain.name]), np.float32).reshape(-1, widths[keys.name])
         long = rope.long_inverse_frequencies or rope.inverse_frequencies
         angles = long if length > rope.long_from else rope.inverse_frequencies
-        whole = (context - 1) * np.maximum(rope.inverse_frequencies, long)
+        fastest = np.where(np.abs(long) > np.abs(rope.inverse_frequencies), long, rope.inverse_frequencies)
+        whole = (context - 1) * fastest
         found[keys.name] = Turning(angles, whole.tolist(), interleaved, gains)
     return found
 

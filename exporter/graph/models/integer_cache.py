@@ -3,7 +3,8 @@
 Mixers write attention as it is with a cache of floats; what kind of cache it has is said of the finished graph, so that
 none of them knows it. The operator rounds new keys, after their rotation, and values to the nearest integer of a
 channel's scale as it appends them, and multiplies by the scales what it reads (onnxruntime, ContribOperators.md,
-"PER_CHANNEL").
+"PER_CHANNEL"). The kernel for integers wants to give the cache back, also where attention appends nothing and reads
+what another layer keeps (Gemma 3n and 4): there it gives a copy that nobody reads.
 """
 
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ def add_scales(graph: onnx.GraphProto, plan: Plan) -> None:
         if node.op_type != ATTENTION or not states.keys() & node.input:
             continue
         caches = [states[node.input[index]] for index in _CACHES]
+        if len(node.output) == 1:  # attended, without keys and values of its own
+            node.output.extend(f"{node.output[0]}.{part}" for part in ("keys", "values"))
         node.input.extend([""] * (_FIRST_SCALE - len(node.input)))
         node.input.extend(_scale(scales, plan.cache_scales, state) for state in caches)
         settings = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": CACHE_BITS}
