@@ -30,18 +30,19 @@ from edgepress.runtime.generation.penalties import Floats, Indices, add_biases, 
 from edgepress.whole import whole_number
 
 _SHARES = ("top_p", "typical_p")
+_LARGEST = 1e10  # of what logits are multiplied, divided or raised by: in float32 they stay finite
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to choose tokens. The default, temperature 0, is greedy: the most likely token, ties to the lowest id.
 
-    - ``temperature`` ≥ 0; 0 is greedy and ignores ``top_k``, ``top_p``, ``min_p`` and ``typical_p``
+    - ``temperature``, 10⁻¹⁰ to 10¹⁰; 0 is greedy and ignores ``top_k``, ``top_p``, ``min_p`` and ``typical_p``
     - ``top_k`` ≥ 0; 0 is off
     - 0 < ``top_p`` ≤ 1; 1 is off
     - 0 ≤ ``min_p`` ≤ 1; 0 is off
     - 0 < ``typical_p`` ≤ 1; 1 is off
-    - ``repetition_penalty`` > 0; 1 is off, above 1 discourages what was already said
+    - ``repetition_penalty``, 10⁻¹⁰ to 10¹⁰; 1 is off, above 1 discourages what was already said
     - ``no_repeat_ngram`` ≥ 0: no sequence of so many tokens is said twice, the prompt's included; 0 is off
     - ``bias``: what is added to the logit of a token, by the token; −∞ forbids it
     - ``seed``: the same seed gives the same text; None takes one from the operating system
@@ -63,8 +64,9 @@ class Sampling:
             if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
                 raise InputError(f"{name} is {value!r}; it must be a number")
         # Written as `not (good)` so that NaN, for which every comparison is false, is refused too.
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
+        least, most = 1 / _LARGEST, _LARGEST
+        if self.temperature != 0 and not least <= self.temperature <= most:
+            raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy), or {least:g} to {most:g}")
         for name in ("top_k", "no_repeat_ngram"):
             whole_number(name, getattr(self, name), least=0, takes="it must be a whole number, 0 (off) or more")
         for name in _SHARES:
@@ -72,12 +74,16 @@ class Sampling:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1 (off)")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p is {self.min_p}; it must be between 0 (off) and 1")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise InputError(f"repetition_penalty is {self.repetition_penalty}; it must be a positive number, 1 is off")
+        if not least <= self.repetition_penalty <= most:
+            raise InputError(
+                f"repetition_penalty is {self.repetition_penalty}; it must be {least:g} to {most:g}, and 1 is off"
+            )
         for token, value in self.bias.items():
             whole_number("a token with a bias", token, least=0, takes="tokens are numbers, 0 or more")
-            if not value < float("inf"):
-                raise InputError(f"the bias of token {token} is {value}; it must be below infinity, and −∞ forbids it")
+            if not value <= most:
+                raise InputError(
+                    f"the bias of token {token} is {value}; it must be at most {most:g}, and −∞ forbids it"
+                )
         if self.seed is not None:
             whole_number("seed", self.seed, least=0, takes="it must be a whole number, 0 or more")
 

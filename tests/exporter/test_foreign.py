@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from foreign_models import MODELS, feed_of, save
-from onnx import numpy_helper
+from foreign_models import MODELS, Maker, feed_of, save
+from onnx import helper, numpy_helper
 from stored_weights import with_stored
 
 from edgepress.bundle.manifest import find_problems
@@ -122,6 +122,43 @@ def test_what_float16_cannot_hold_is_kept_in_float32(tmp_path: Path) -> None:
     assert stored["u"][0] == "float"
     assert "float16 ends at 65504" in str(stored["u"][1])
     assert stored["g"][0] == "half"
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_file_whose_inputs_and_outputs_are_float16_becomes_float32(kind: int, weights: bool, tmp_path: Path) -> None:
+    """As tools that convert files to float16 write them, with a constant in a node; bundles of it could not be run."""
+    m = Maker()
+    m.edge("x", ["batch", 24], kind)
+    w = m.random.standard_normal((24, 32)).astype(np.float32)
+    rounded = numpy_helper.to_array(helper.make_tensor("w", kind, w.shape, w.ravel())).astype(np.float32)
+    m.node("Constant", [], "half", value=helper.make_tensor("half", kind, [1], [0.5]))
+    if weights:
+        m.node("MatMul", [m.node("Mul", ["x", "half"], "scaled"), "w"], "y")
+    else:
+        m.node("Cast", [m.node("Mul", ["x", "half"], "scaled")], "single", to=onnx.TensorProto.FLOAT)
+        m.node("MatMul", ["single", "w"], "y")
+        rounded = w
+    m.given("y", ["batch", 32], kind if weights else onnx.TensorProto.FLOAT)
+    model = m.model()
+    stored = helper.make_tensor("w", kind, w.shape, w.ravel()) if weights else numpy_helper.from_array(w, "w")
+    model.graph.initializer.append(stored)
+    manifest = export(save(model, tmp_path / "m.onnx"), out=tmp_path / "out", recipe="fp32", check=True, threads=1)
+    assert "it is in float16: the bundle takes, gives and computes float32, with the same weights" in manifest.notes
+    assert set(manifest.source) == {"m.onnx"}
+    opened = load(tmp_path / "out", prepared=False, threads=1)
+    assert [edge.type for edge in (*opened.task.inputs, *opened.task.outputs)] == ["float32", "float32"]
+    x = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    np.testing.assert_allclose(
+        opened.run({"x": x})["y"], x.astype(float) / 2 @ rounded.astype(float), rtol=0, atol=1e-4
+    )
+
+
+def test_an_output_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    model = MODELS["half"]()
+    model.graph.output.append(model.graph.output[0])
+    with pytest.raises(InputError, match=r"m.onnx gives y 2 times; leave all but one of these outputs out"):
+        export(save(model, tmp_path / "m.onnx"), out=tmp_path / "out", recipe="int8")
 
 
 def test_a_graph_in_float16_is_refused_with_the_reason(files: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Sampling against transformers' own processors, and its settings."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -181,12 +182,28 @@ def test_equal_seeds_draw_equal_tokens() -> None:
     assert draws[0] == draws[1] != draws[2]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("penalty", [1e-10, 1e10])
+@pytest.mark.parametrize("temperature", [1e-10, 1e10])
+def test_the_largest_and_least_settings_keep_probabilities_finite(temperature: float, penalty: float) -> None:
+    logits = np.array([30, -20, 5, -30], np.float32)
+    sampling = Sampling(temperature=temperature, repetition_penalty=penalty, bias={2: 1e10, 3: -math.inf})
+    made = penalized(logits, sampling, np.array([0, 1, 2]))
+    kept, probabilities = candidates(made, sampling)
+    assert np.isfinite(probabilities).all()
+    assert probabilities.sum() == pytest.approx(1)
+    assert probabilities[kept == 3] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("temperature", -0.1),
         ("temperature", math.nan),
         ("temperature", math.inf),
+        ("temperature", 1e-300),  # 0 in float32
+        ("temperature", 1e300),
+        ("repetition_penalty", 1e-45),
         ("top_k", -1),
         ("top_k", 1.5),
         ("top_p", 0.0),
@@ -201,5 +218,5 @@ def test_equal_seeds_draw_equal_tokens() -> None:
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_value(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"^{name} is {value}"):
+    with pytest.raises(InputError, match=rf"^{name} is {re.escape(str(value))};"):
         Sampling(**{name: value})
