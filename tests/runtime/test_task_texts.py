@@ -209,6 +209,7 @@ def test_texts_and_pairs_are_classified(checkpoint: Path) -> None:
 def test_what_is_beyond_the_longest_text_is_said_to_be_left_out(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    embedder(checkpoint, Embedding(output="last_hidden_state"))  # compares long texts with transformers
     encoder = Encoder(Text(longest=6), checkpoint)
     assert [tokens.ids.size for tokens in encoder.encode(["rain " * 4, "a"])] == [6, 3]
     assert not caplog.text

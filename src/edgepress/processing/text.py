@@ -37,9 +37,9 @@ class Tokens:
 
 
 class Encoder:
-    """The tokenizer of a task, which cuts texts as the task says."""
+    """The tokenizer of a task, which cuts texts as the task says, and says so once unless ``says_cut`` is false."""
 
-    def __init__(self, text: Text, folder: Path) -> None:
+    def __init__(self, text: Text, folder: Path, *, says_cut: bool = True) -> None:
         """Read the tokenizer that lies in ``folder``.
 
         Raises:
@@ -52,12 +52,12 @@ class Encoder:
         self._library = open_library(read_bytes(path, again, largest=LARGEST), path, again)
         self._library.no_padding()
         self._library.enable_truncation(text.longest)
-        self._said = False
+        self._said = not says_cut
 
     def encode(self, texts: Sequence[object], prompt: str | None = None) -> list[Tokens]:
         """Each text as tokens, with the prompt of that name before it.
 
-        What is beyond the longest text that the model reads is left out; the first time a warning says so.
+        What is beyond the longest text that the model reads is left out.
 
         Raises:
             InputError: one is no text, or there is no such prompt.
