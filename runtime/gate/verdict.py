@@ -2,11 +2,12 @@
 
 A bound is broken when the whole 95 % interval lies beyond it, kept when none of it does; in between it is undecided. A
 figure is worse than its baseline when the whole interval of the ratio is beyond what may be lost. Undecided does not
-fail, and is said: more rounds or a quieter machine decide it.
+fail, and is said: more rounds or a quieter machine decide it. A figure that is no number, or infinite, keeps no rule.
 """
 
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 
 from edgepress.runtime.gate.budget import Rule
 from edgepress.runtime.gate.figures import Figure
@@ -39,6 +40,8 @@ def judge(gauge: str, figure: Figure, rule: Rule, baseline: Figure | None) -> Ve
     if figure.unknown or not figure.observations:
         because = figure.unknown or "nothing was measured"
         return Verdict(gauge, figure.name, figure.unit, None, None, Outcome.UNDECIDED, because)
+    if (wrong := _not_finite(figure)) is not None:
+        return Verdict(gauge, figure.name, figure.unit, None, None, Outcome.BROKEN, f"it is {wrong}")
     interval = _interval(figure)
     found = [_bound(interval, rule, figure.unit)] if rule.most is not None or rule.least is not None else []
     before = None
@@ -46,6 +49,8 @@ def judge(gauge: str, figure: Figure, rule: Rule, baseline: Figure | None) -> Ve
         if baseline is None or baseline.unknown or not baseline.observations:
             why = "there is no baseline" if baseline is None else f"its baseline: {baseline.unknown or 'none'}"
             found.append((Outcome.UNDECIDED, why))
+        elif (wrong := _not_finite(baseline)) is not None:
+            found.append((Outcome.UNDECIDED, f"its baseline is {wrong}"))
         else:
             before = _interval(baseline).value
             found.append(_worse(figure, baseline, rule))
@@ -55,6 +60,11 @@ def judge(gauge: str, figure: Figure, rule: Rule, baseline: Figure | None) -> Ve
     )
     because = "; ".join(text for one, text in found if one is outcome)
     return Verdict(gauge, figure.name, figure.unit, interval.value, before, outcome, because)
+
+
+def _not_finite(figure: Figure) -> float | None:
+    """The first observation that is NaN or infinite."""
+    return next((one for one in figure.observations if not isfinite(one)), None)
 
 
 def _interval(figure: Figure) -> Interval:

@@ -56,7 +56,8 @@ def score(
     """Each metric of ``model`` on labelled samples, beside ``reference``'s.
 
     Raises:
-        InputError: there are no samples, one cannot be read, or its label is missing or means nothing.
+        InputError: there are no samples, one cannot be read, its label is missing or means nothing, or the metric gives
+            no finite number, as where all labels are equal.
 
     """
     if not samples:
@@ -77,6 +78,11 @@ def score(
 def _scored(metric: Metric, rows: list[Rows], predictions: list[Predictions], seed: int) -> Score:
     count = len(rows[0])
     values = [float(metric.value(part, np.ones((1, count)))[0]) for part in rows]
+    if wrong := [value for value in values if not np.isfinite(value)]:
+        raise InputError(
+            f"{metric.name} is {wrong[0]} for these {count:,} samples: their labels, or all answers, are alike, or "
+            "there is nothing to be right about; give other samples"
+        )
     drawn = [_drawn(metric.value, part, seed) for part in rows]  # (DRAWS,) each, of the same samples
     if len(rows) == 1:
         return Score(metric.name, count, values[0], _interval(drawn[0]), higher_is_better=metric.higher_is_better)

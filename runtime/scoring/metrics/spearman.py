@@ -1,5 +1,6 @@
 """Spearman's rank correlation of cosines with what people say of pairs of texts."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ def value(rows: Rows, counts: Rows) -> Rows:
     except ImportError as error:
         raise InputError("Spearman's correlation needs scipy; pip install 'edgepress[export]'") from error
     drawn = (np.repeat(rows, count.astype(np.int64), axis=0) for count in counts)
-    return np.array([float(spearmanr(part[:, 0], part[:, 1]).statistic) for part in drawn])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of draws in which all are alike: NaN says so, and is left out
+        return np.array([float(spearmanr(part[:, 0], part[:, 1]).statistic) for part in drawn])
 
 
 def same(one: object, other: object) -> bool:

@@ -33,6 +33,16 @@ def test_exact_figures_are_held_against_their_bounds(value: float, rule: Rule, e
     assert outcome(figure(value, exact=True), rule) is expected
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rule", [Rule(least=0.8), Rule(most=0.8), Rule(worse_by_most=0.1)])
+def test_what_is_no_number_keeps_no_rule(value: float, rule: Rule) -> None:
+    found = judge("g", figure(value, exact=True), rule, figure(1.0, exact=True))
+    assert (found.outcome, found.because, found.value) == (Outcome.BROKEN, f"it is {value}", None)
+    assert outcome(figure(1.0, value, 1.0), rule, figure(1.0)) is Outcome.BROKEN
+    before = judge("g", figure(1.0, exact=True), Rule(worse_by_most=0.1), figure(value, exact=True))
+    assert (before.outcome, before.because) == (Outcome.UNDECIDED, f"its baseline is {value}")
+
+
 def test_a_bound_inside_the_interval_is_undecided() -> None:
     noisy = figure(9.0, 10.0, 11.0, 10.0)
     assert outcome(noisy, Rule(most=10.1)) is Outcome.UNDECIDED

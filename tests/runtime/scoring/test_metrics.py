@@ -189,6 +189,19 @@ def test_pairs_are_ranked_and_correlated_as_by_hand() -> None:
     assert score(alike, samples, [find_metric("recall-at-1")])[0].value == 0  # vectors all alike find nothing
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_score_that_is_no_number_is_an_error() -> None:
+    pytest.importorskip("scipy.stats")
+    model: Any = Vectors([])
+    pairs = [("1 0", "1 0"), ("1 0", "0 1"), ("1 1", "0 1")]
+    (one,) = score(model, [Sample(pair, n, "s") for n, pair in enumerate(pairs)], [find_metric("spearman")])
+    assert one.value == -0.5  # of all three; draws of one pair alone mean nothing, and are left out without a word
+    with pytest.raises(
+        InputError, match=r"spearman is nan for these 3 samples: their labels, or all answers, are alik"
+    ):
+        score(model, [Sample(pair, 1, "s") for pair in pairs], [find_metric("spearman")])
+
+
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     generator, held = np.random.default_rng(5), 0
     model, metric = classifier(), [find_metric("top1")]
