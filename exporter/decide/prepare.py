@@ -56,7 +56,7 @@ def decide(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """Read headers and config only, and plan the export (what ``edgepress plan`` prints).
+    """Read headers and config of a language model only, and plan the export (what ``edgepress plan`` prints).
 
     Without a ``recipe`` it is the one that suits the targets (:func:`~edgepress.targets.default_recipe`).
 

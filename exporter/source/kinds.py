@@ -33,8 +33,7 @@ _REMEDIES = {  # of the kinds that have one of their own: what it is, and what t
     ),
     file_kinds.ONNX: (
         file_kinds.ONNX,
-        "`edgepress check FILE --target …` says where it would run; to export, name the checkpoint that it was made "
-        "from",
+        "name the file itself, which has to end in .onnx: `edgepress export` and `plan` take it, whoever wrote it",
     ),
     file_kinds.PICKLE: _PICKLED,
     file_kinds.ARCHIVE: _ARCHIVED,

@@ -207,6 +207,11 @@ def _load(folder: Path, config: Mapping[str, object], head: Head) -> tuple[torch
             f"for {head.name}; take another task, or {BY_HAND}"
         )
     if not (folder / SINGLE).is_file() and not (folder / INDEX).is_file():
+        if graph := min((*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")), default=None):
+            raise InputError(
+                f"{folder} has no {SINGLE}, and it has {graph.relative_to(folder)}: `edgepress export {graph} "
+                f"--task {head.name}` takes that"
+            )
         raise InputError(
             f"{folder} has no {SINGLE}; weights in other formats run code when they are read: convert them with "
             "safetensors (model.save_pretrained does, in a place that you trust)"

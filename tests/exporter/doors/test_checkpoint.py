@@ -188,6 +188,12 @@ def test_pickled_weights_are_not_read(without_head: Path, tmp_path: Path) -> Non
     (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
     with pytest.raises(InputError, match=r"has no model.safetensors; weights in other formats run code"):
         open_checkpoint(str(tmp_path), Options(), tmp_path)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"anything")  # as repositories of the hub have it
+    with pytest.raises(
+        InputError, match=r"it has onnx.model.onnx: `edgepress export .*model.onnx --task \S+` takes that"
+    ):
+        open_checkpoint(str(tmp_path), Options(), tmp_path)
 
 
 def test_every_task_of_optimum_has_a_head_or_a_reason() -> None:

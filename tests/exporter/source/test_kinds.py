@@ -71,7 +71,10 @@ def zipped(name: str) -> bytes:
 FILES: dict[str, tuple[bytes, str]] = {
     "GGUF": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "GGUF file"),
     "GGML": (b"tjgg" + bytes(16), "a GGUF file of llama.cpp"),
-    "ONNX": (b"\x08\x0a\x12\x07pytorch\x3a\x00", "an ONNX model; `edgepress check FILE"),
+    "ONNX": (
+        b"\x08\x0a\x12\x07pytorch\x3a\x00",
+        "an ONNX model; name the file itself, which has to end in .onnx: `edgepress export`",
+    ),
     "torch": (saved_by_torch(), "pickled weights run code"),
     "old torch": (pickle.dumps({}, 2), "pickled weights run code"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(8), "Keras or TensorFlow"),
