@@ -95,6 +95,8 @@ def test_another_rate_is_converted_by_soxr_or_refused(monkeypatch: pytest.Monkey
     made = read_wave((tone(0.5, 44_100), 44_100), RATE)
     assert made.size == 8000
     np.testing.assert_allclose(made[500:-500], tone(0.5)[500:-500], atol=1e-3)
+    again = read_wave((np.ones(800, np.float32), np.int64(8000)), 16000)
+    np.testing.assert_array_equal(again, read_wave((np.ones(800, np.float32), 8000), 16000))
     monkeypatch.setitem(sys.modules, "soxr", None)
     with pytest.raises(InputError, match=r"44,100 samples a second .*pip install 'edgepress\[sound\]'"):
         read_wave((tone(0.5, 44_100), 44_100), RATE)

@@ -135,7 +135,7 @@ _READERS = {
 
 
 def _resampled(mono: Floats, given: object, rate: int) -> Floats:
-    if not isinstance(given, int) or not LEAST_RATE <= given <= _MOST_RATE:
+    if not isinstance(given, int | np.integer) or not LEAST_RATE <= given <= _MOST_RATE:
         raise InputError(f"the sound has {given!r} samples a second; a rate is {LEAST_RATE:,} to {_MOST_RATE:,}")
     try:
         import soxr
@@ -144,4 +144,4 @@ def _resampled(mono: Floats, given: object, rate: int) -> Floats:
             f"the sound has {given:,} samples a second and the model takes {rate:,}; pip install 'edgepress[sound]' "
             "converts it, or give it at that rate"
         ) from error
-    return np.asarray(soxr.resample(mono, given, rate), np.float32)
+    return np.asarray(soxr.resample(mono, int(given), rate), np.float32)
