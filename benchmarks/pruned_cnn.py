@@ -8,11 +8,12 @@ by what the outputs lose for the multiply-adds that are saved. Or convolutions a
 1 × 1 convolutions, and filters go.
 
     python benchmarks/pruned_cnn.py [--data ../shared/data] [--models resnet20 resnet56] [--what channels filters]
-        [--steps 0 400 1500] [--images 250] [--only-steps]
+        [--steps 0 400 1500] [--images 250] [--only-steps] [--count cortex-a76]
 
 trains anew for each number of steps (0: least squares alone, of all images), and as long as the least of these says on
-fewer images. A killed run goes on. Times are of one image on one thread of this host, by onnxruntime.
-A step takes 0.2 s of one quiet core for ResNet-20 and 0.5 s for ResNet-56, with filters 0.45 s and more.
+fewer images. A killed run goes on. Times are of one image on one thread of this host, by onnxruntime; ``--count``
+counts its instructions on an emulated processor, too (``edgepress emulator setup --system`` first).
+A step takes 0.2 s of one quiet core for ResNet-20 and 0.5 s for ResNet-56.
 """
 
 import argparse
@@ -27,7 +28,9 @@ import edgepress  # noqa: F401 - before onnxruntime, whose telemetry it switches
 
 # isort: split
 import numpy as np
+from arm_ideas import IN_MACHINE
 from common import RESULTS, ROOT, WORK, save, table
+from ideas_in_machine import count_model
 from numpy.typing import NDArray
 from resnet import build_resnet, normalize
 
@@ -35,6 +38,8 @@ from edgepress.exporter.graph.qdq import prepare
 from edgepress.exporter.learn.pruning.graphs import shrink_graph
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.sessions import open_on_cpu, session_options
+from edgepress.targets.emulator import Call, find_system, setup
+from edgepress.targets.emulator.system import boot
 
 BATCH = 50  # images
 LOOKED_AT = 6  # batches, by what chooses channels
@@ -66,8 +71,8 @@ Run = tuple[str, int, int]
 """What goes, as :data:`OF` names it, steps of training, and images."""
 
 
-def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool) -> Iterator[Sample]:
-    """The network trained back in ``runs``; with ``others`` each way to choose channels, and the float one."""
+def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool, cpu: str = "") -> Iterator[Sample]:
+    """The float network, and trained back in ``runs``; with ``others`` each way to choose channels."""
     folder = WORK / f"pruned-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     build_resnet(data / f"models/resnet_cifar10/{name}.safetensors", folder / "bn.onnx", batch="batch")
@@ -83,7 +88,8 @@ def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool) -> Iter
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         logits = np.concatenate([session.run(None, {"images": batch})[0] for batch in batches])
         right = {"top1": float((logits.argmax(1) == labels).mean()), "images": len(labels)}
-        return right | {"microseconds": microseconds(path, images[:1])}
+        counted = {"instructions": {cpu: instructions(path, images[:1], cpu)}} if cpu else {}
+        return right | counted | {"microseconds": microseconds(path, images[:1])}
 
     def shrunk(step: Sample, what: str = "channels", **trained: Any) -> Sample:
         asked = {what: (SAME if what == "channels" else {"share": SHARE}) | step}
@@ -105,11 +111,9 @@ def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool) -> Iter
         found = shrunk(looked, what, **(trained if steps else {}))
         more = {"steps": steps, "batch": TRAINED["batch"], "seen": count}
         yield {"model": name, "what": OF[what] + (", retrained" if steps else ""), **found, **more}
-    if not others:
-        return
-    for way, chosen in WAYS.items():
+    for way, chosen in WAYS.items() if others else ():
         yield {"model": name, "what": way, **shrunk(chosen)}
-    for share in LESS:
+    for share in LESS if others else ():
         yield {"model": name, "what": BEST, **shrunk(WAYS[BEST] | {"share": share})}
     yield {"model": name, "what": "float", **originals[0], **score(folder / "fp32.onnx")}
 
@@ -124,6 +128,16 @@ def microseconds(path: Path, image: NDArray[np.float32]) -> float:
     return 1e6 * float(np.median(times))
 
 
+def instructions(path: Path, image: NDArray[np.float32], cpu: str) -> int:
+    """How many instructions an emulated processor takes for one image."""
+    session = open_on_cpu(path)
+    (logits,) = session.run(None, {"images": image})
+    call = Call(count_model, {"model": "/model/pruned.onnx"}, {"images": image, "expected.logits": logits})
+    files = {**IN_MACHINE, "model/pruned.onnx": path}
+    _, found = boot(setup(), find_system(), cpu, [call, call], files)  # the first session pays for what all have
+    return int(found["instructions"])
+
+
 def in_order(samples: Sequence[Sample]) -> list[Sample]:
     """The float network, channels gone, and what was trained, as they are read."""
     return sorted(samples, key=lambda one: (list(BLOCKS).index(one["model"]), one["what"] != "float", "steps" in one))
@@ -132,11 +146,13 @@ def in_order(samples: Sequence[Sample]) -> list[Sample]:
 def report(samples: Sequence[Mapping[str, Any]]) -> str:
     """One table: a row for each model and step."""
     header = ("model", "what goes, chosen by", "multiply-adds", "weights", "training", "top-1", "lost", "µs an image")
+    cpus = sorted({cpu for one in samples for cpu in one.get("instructions", ())})
+    header = (*header, *(f"instructions, {cpu}" for cpu in cpus))
     whole = {sample["model"]: sample for sample in samples if sample["what"] == "float"}
     rows = []
     for sample in samples:
         first = whole[sample["model"]]
-        lost = 100 * (first["top1"] - sample["top1"])
+        lost, counted = 100 * (first["top1"] - sample["top1"]), sample.get("instructions", {})
         rows.append(
             (
                 f"{sample['model']} ({first['parameters']:,} weights)",
@@ -147,6 +163,7 @@ def report(samples: Sequence[Mapping[str, Any]]) -> str:
                 f"{100 * sample['top1']:.2f} %",
                 "" if sample is first else f"{lost:.2f}",
                 f"{sample['microseconds']:.0f}" if "microseconds" in sample else "",
+                *(f"{counted[cpu] / 1e6:.1f} M" if cpu in counted else "" for cpu in cpus),
             )
         )
     return table(header, rows)
@@ -175,20 +192,20 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 400, 1500])
     parser.add_argument("--images", type=int, nargs="*", default=[], help="fewer images, for the least of the steps")
-    parser.add_argument(
-        "--only-steps", action="store_true", help="the float network and ways to choose stay as measured"
-    )
+    parser.add_argument("--only-steps", action="store_true", help="ways to choose stay as measured")
+    parser.add_argument("--count", default="", metavar="CPU", help="count instructions on this emulated processor")
     options = parser.parse_args()
-    old = RESULTS / "pruned_cnn.jsonl"
-    lines = [json.loads(line) for line in old.read_text(encoding="utf-8").splitlines()] if old.is_file() else []
+    file = RESULTS / "pruned_cnn.jsonl"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     kept = [{"commit": lines[0]["host"].get("commit"), **line} for line in lines[1:]]
     samples = {name: [one for one in kept if one["model"] == name] for name in BLOCKS}
     for name in options.models:
         runs = [(what, steps, 1000) for what in options.what for steps in sorted(options.steps)]
         runs += [(what, min(options.steps), count) for what in options.what for count in sorted(options.images)]
-        again = [one for one in samples[name] if _run(one) not in runs] if options.only_steps else []
+        old = [one for one in samples[name] if one["what"] != "float" and _run(one) not in runs]
+        again = old if options.only_steps else []
         samples[name] = again
-        for sample in measure(options.data, name, runs, others=not options.only_steps):
+        for sample in measure(options.data, name, runs, others=not options.only_steps, cpu=options.count):
             samples[name].append(sample)
             print(json.dumps({key: value for key, value in sample.items() if key not in ("kept", "curve")}), flush=True)
         save("pruned_cnn", in_order([one for found in samples.values() for one in found]))
