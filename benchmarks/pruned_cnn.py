@@ -54,7 +54,6 @@ TRAINED = {"batch": 64, "features": 1.0, "rate": 0.005, "whiten": True, "samples
     "mix": True,
     "paste": True,
 }
-GENTLY = TRAINED | {"rate": 0.003}  # filters begin nearer to the end
 OF = {"channels": BEST, "filters": FILTERS}
 TIMED = 300  # runs
 WAYS = {
@@ -106,8 +105,7 @@ def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool, cpu: st
     originals: list[Mapping[str, object]] = []
     for what, steps, count in runs:
         looked = (WAYS[BEST] if what == "channels" else {}) | {"samples": count // BATCH}
-        trained = TRAINED if what == "channels" else GENTLY
-        trained = trained | {"steps": steps, "features_at": BLOCKS[name], "samples": count // BATCH}
+        trained = TRAINED | {"steps": steps, "features_at": BLOCKS[name], "samples": count // BATCH}
         found = shrunk(looked, what, **(trained if steps else {}))
         more = {"steps": steps, "batch": TRAINED["batch"], "seen": count}
         yield {"model": name, "what": OF[what] + (", retrained" if steps else ""), **found, **more}
