@@ -134,6 +134,7 @@ EXTRA: dict[str, dict[str, object]] = {
         for key in ("beit", "data2vec-vision")
     },
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    **{key: {"coordinate_size": 24, "shape_size": 16} for key in ("layoutlmv2", "layoutlmv3")},  # 4 and 2 are a row
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 32},
     "xlnet": {"d_head": 32, "d_inner": 96},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},

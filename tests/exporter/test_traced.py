@@ -269,6 +269,27 @@ def test_what_cannot_be_taken_is_refused(made: onnx.ModelProto, message: str, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def test_infinity_that_becomes_a_whole_number_is_no_damage(tmp_path: Path) -> None:
+    """LayoutLMv3's buckets: the logarithm of a distance of 0 is cast to a whole number, and not used."""
+    logs = np.log(np.array([0, 1, 40, 300], np.float32), where=[False, True, True, True], out=np.full(4, -np.inf, "f"))
+    constants = {"logs": logs, "eight": np.array([8], np.int64), "least": np.array([10], np.int64)}
+    nodes = [
+        helper.make_node("Cast", ["logs"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Add", ["whole", "eight"], ["more"]),
+        helper.make_node("Max", ["more", "least"], ["bounded"]),
+        helper.make_node("Cast", ["bounded"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "float"], ["y"]),
+    ]
+    edges = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "g", edges[:1], edges[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    export(tmp_path / "m.onnx", out=tmp_path / "out", recipe="fp32")
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    (found,) = open_on_cpu(tmp_path / "out" / "model.onnx").run(None, {"x": x})
+    np.testing.assert_array_equal(found, x + np.array([10, 10, 11, 13]))  # log 40 is 3.7, log 300 5.7
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -55,6 +55,7 @@ _SCALED = (
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
 )
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _MOVES = (
     *("Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose"),
     "Unsqueeze",
@@ -148,6 +149,8 @@ def find_uses(model: onnx.ModelProto) -> dict[str, list[Use]]:
 def _moves(node: onnx.NodeProto, index: int) -> bool:
     if normal_domain(node.domain) or node.op_type not in _MOVES:
         return False
+    if node.op_type == "Cast" and attribute(node, "to", TensorProto.FLOAT) not in _FLOATS:
+        return False  # whole numbers are made of it, which are no weights
     return index == 0 or node.op_type == "Concat"
 
 
