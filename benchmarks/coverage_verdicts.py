@@ -116,7 +116,7 @@ def try_config(head: Head, config: transformers.PreTrainedConfig, name: str, fol
         model = _class(name)(config).eval()
         draw_all(model)
         model.save_pretrained(checkpoint)
-        if head in SEQUENCES:
+        if head in SEQUENCES or is_encoder_decoder(checkpoint):
             save_tokenizer(checkpoint)
     except Exception as error:  # whatever a library raises is a verdict
         return {"verdict": "not made", "reason": _said(error)}

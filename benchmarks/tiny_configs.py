@@ -49,7 +49,7 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("time_step_rank", "mamba_dt_rank"), 8),
     **dict.fromkeys(("hidden_size_per_layer_input", "laurel_rank"), 16),
 }
-_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
 _OF_LAYERS = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")  # follow from their number
 _OF_CLASSES = ("model_type", "transformers_version", "architectures", "dtype", "_name_or_path")
 _KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
@@ -114,6 +114,7 @@ EXTRA: dict[str, dict[str, object]] = {
     "chmv2": {"backbone_config": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}},
     "depth_pro": {"patch_size": 56, "intermediate_hook_ids": [1, 0], "scaled_images_feature_dims": [64, 64, 32]},
     **{key: {"num_blocks": 1, "num_queries": 8} for key in ("eomt", "eomt_dinov3")},  # blocks that see the queries
+    "whisper": {"begin_suppress_tokens": [2]},
     "mistral4": {"head_dim": 32},  # of which half is rotated
     "mimi": {"upsample_groups": 128},
     "moonshine_streaming": {"num_key_value_heads": 4},  # which published checkpoints say

@@ -152,9 +152,13 @@ def save(name: str, directory: Path) -> Path:
 
 @cache
 def reference(directory: Path) -> transformers.PreTrainedModel:
-    """transformers' own model of a checkpoint."""
+    """transformers' own model of a checkpoint, with a head where it was saved without one."""
     config = transformers.AutoConfig.from_pretrained(directory)
-    return getattr(transformers, config.architectures[0]).from_pretrained(directory).eval()
+    named = getattr(transformers, config.architectures[0])
+    if not named.can_generate():
+        speech = type(config) in transformers.AutoModelForSpeechSeq2Seq._model_mapping
+        named = transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+    return named.from_pretrained(directory).eval()
 
 
 def opened(bundle: Path) -> EncoderDecoder:

@@ -66,6 +66,10 @@ def test_configs_of_halves_are_small_too(coverage: ModuleType) -> None:
     assert coverage.tiny_config("encoder-decoder").encoder.model_type == "bert"
 
 
+def test_what_a_decoder_begins_with_is_a_token(coverage: ModuleType) -> None:
+    assert coverage.tiny_config("marian").decoder_start_token_id < coverage.VOCABULARY
+
+
 def test_a_vocabulary_that_only_a_checkpoint_has(coverage: ModuleType) -> None:
     assert transformers.CONFIG_MAPPING["wav2vec2-bert"]().vocab_size is None
     assert coverage.tiny_config("wav2vec2-bert").vocab_size == coverage.VOCABULARY
