@@ -174,6 +174,7 @@ def _to_onnx(tracing: Tracing) -> tuple[ir.Model, torch.export.ExportedProgram]:
             program = torch.export.export(_called(tracing), examples, dynamic_shapes=(shapes,), strict=False)
         except Exception as error:
             raise _refusal(tracing, error) from error
+        _widen_subtracted(program)
         symbols = _symbols(program, tracing)
         try:
             found = torch.onnx.export(
@@ -192,6 +193,23 @@ def _to_onnx(tracing: Tracing) -> tuple[ir.Model, torch.export.ExportedProgram]:
     _rename_axes(found.model, symbols)
     _own_names(found.model, f"module.{tracing.inner}", "module.")
     return found.model, program
+
+
+def _widen_subtracted(program: torch.export.ExportedProgram) -> None:
+    """Make floats of whole numbers that are taken from a float, as in ``1.0 - mask``.
+
+    torch 2.13's exporter writes that as a difference whose first operand is no tensor, and finds no operator for that.
+    """
+    import torch
+
+    graph = program.graph
+    for node in [one for one in graph.nodes if one.target == torch.ops.aten.rsub.Scalar]:
+        whole, kind = node.args[0], node.meta["val"].dtype
+        if whole.meta["val"].dtype != kind:
+            with graph.inserting_before(node):
+                wide = graph.call_function(torch.ops.aten._to_copy.default, (whole,), {"dtype": kind})
+            wide.meta["val"] = whole.meta["val"].to(kind)
+            node.replace_input_with(whole, wide)
 
 
 def _called(tracing: Tracing) -> torch.nn.Module:

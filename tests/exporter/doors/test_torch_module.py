@@ -13,6 +13,7 @@ from edgepress.errors import CheckFailed, InputError
 from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.traced import Feed, Traced
+from edgepress.exporter.doors.tracing import Tracing, trace
 from edgepress.exporter.doors.ways.torch_module import is_callable, open_callable
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
 from edgepress.exporter.methods.narrower.coupling import find_coupling
@@ -372,6 +373,27 @@ def test_a_dropout_that_drops_nothing_draws_nothing(tmp_path: Path) -> None:
     traced = open_callable("doors_example:no_dropout", Options(), tmp_path)
     (found,) = open_on_cpu(traced.file).run(None, {"x": np.full((2, 3), 3, np.float32)})
     np.testing.assert_array_equal(found, np.full((2, 3), 3))
+
+
+def test_a_float_minus_whole_numbers(tmp_path: Path) -> None:
+    """XLNet's padding; torch's own exporter finds no operator for it."""
+    import torch
+
+    class Padding(torch.nn.Module):
+        def forward(self, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return 1.5 - mask, 3 - mask
+
+    tracing = Tracing(
+        module=Padding().eval(),
+        inputs={"mask": torch.tensor([[1, 0, 1], [1, 1, 4]])},
+        where="padding",
+        axes={"mask": {0: Axis("batch")}},
+    )
+    session = open_on_cpu(trace(tracing, "tensors", tmp_path).file)
+    mask = np.array([[0, 2, 7]])
+    floats, whole = session.run(None, {"mask": mask})
+    np.testing.assert_array_equal(floats, np.float32([[1.5, -0.5, -5.5]]))
+    np.testing.assert_array_equal(whole, [[3, 1, -4]])
 
 
 def test_a_check_of_values_is_no_part_of_a_graph(tmp_path: Path) -> None:
