@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from edgepress.errors import InputError
 from edgepress.exporter.doors.traced import Feed, Samples, Traced
-from edgepress.processing.arrays import array_names, read_arrays
-from edgepress.processing.feeder import Feeder, what_is_taken
+from edgepress.processing.arrays import array_types, read_arrays
+from edgepress.processing.feeder import Feeder, Takes, what_is_taken
 from edgepress.samples import read as samples
 from edgepress.samples.read import feeds_of, some_of
 from edgepress.samples.sample import Sample
@@ -60,17 +60,23 @@ def read_samples(sources: Sequence[str | Path], traced: Traced, most: int = MOST
 
 def _part(source: Path, task: Task, folder: Path, most: int) -> tuple[Samples, Numbered | None]:
     takes = what_is_taken(task)
-    if takes == "arrays" or _has_inputs(source, task):
+    if takes == "arrays" or _has_inputs(source, task, takes):
         return _arrays(source, task), None
     some = some_of(samples.read_samples(source, takes), most)
     return feeds_of(some, Feeder(task, folder)), some
 
 
-def _has_inputs(source: Path, task: Task) -> bool:
-    """Whether a file of arrays has those that the graph takes, and no others, such as labels."""
+def _has_inputs(source: Path, task: Task, takes: Takes) -> bool:
+    """Whether a file of arrays has those that the graph takes, and no others, such as labels.
+
+    Bytes by the name of an input in floats are images as they were taken, not yet what the graph takes.
+    """
     if source.suffix.lower() != ".npz" or not source.is_file():
         return False
-    return {edge.name for edge in task.inputs} == array_names(source)
+    types = array_types(source)
+    if types.keys() != {edge.name for edge in task.inputs}:
+        return False
+    return takes != "image" or all(types[edge.name] != "uint8" or edge.type == "uint8" for edge in task.inputs)
 
 
 def _arrays(source: Path, task: Task) -> Samples:

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgepress.errors import InputError
@@ -12,13 +13,22 @@ MOST = 8 << 30
 """Bytes that all arrays of a file may take: what a small file can claim fills no memory."""
 
 
-def array_names(path: Path) -> set[str]:
-    """The names of an .npz file's arrays, none of which is read; none where it is no such file."""
+def array_types(path: Path) -> dict[str, str]:
+    """The types of an .npz file's arrays by their names, "" where one cannot be told; none where it is no such file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
+            return {name.removesuffix(".npy"): _type(archive, name) for name in archive.namelist()}
     except (OSError, zipfile.BadZipFile):
-        return set()
+        return {}
+
+
+def _type(archive: zipfile.ZipFile, name: str) -> str:
+    try:
+        with archive.open(name) as file:
+            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            return str(read(file)[2])
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return ""  # it is told when it is read
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -13,6 +13,8 @@ from edgepress.cli import main
 from edgepress.errors import InputError
 from edgepress.exporter import export
 from edgepress.exporter.doors.processing.entries import task_of
+from edgepress.exporter.doors.samples import read_samples
+from edgepress.exporter.doors.traced import Traced
 from edgepress.runtime import load
 from edgepress.tasks.task import Edge
 
@@ -162,6 +164,20 @@ def test_a_bundle_is_scored_beside_what_it_was_made_from(
     (photos / "red" / "1.png").rename(photos / "purple" / "1.png")
     assert main(command) == 2
     assert "has the label 'purple'; the model has 3: red, green, blue" in capsys.readouterr().err
+
+
+def test_bytes_are_images_even_by_the_name_of_the_graphs_input(tmp_path: Path) -> None:
+    """And floats by that name are what the graph takes."""
+    entries = {**ENTRIES, "images": {**ENTRIES["images"], "input": "images"}}
+    task = task_of(entries, (Edge("images", "float32", ("batch", 3, 8, 8)),), EDGES[1], tmp_path).task
+    photos = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
+    ready = (photos.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    np.savez(tmp_path / "bytes.npz", images=photos)
+    np.savez(tmp_path / "floats.npz", images=ready)
+    traced = Traced(file=tmp_path / "unread.onnx", model_type="onnx", task=task, examples=lambda _: iter(()))
+    for name in ("bytes.npz", "floats.npz"):
+        feeds = [feed["images"] for feed in read_samples([tmp_path / name], traced)()]
+        np.testing.assert_allclose(np.concatenate(feeds), ready, atol=1e-6)
 
 
 def test_what_a_graph_of_no_task_is_given_is_told_of_the_task(
