@@ -11,7 +11,7 @@ that are the float32 bundle's are counted. Ranges come from other lines and file
 """
 
 import argparse
-import os
+import json
 import subprocess
 import sys
 import zipfile
@@ -28,11 +28,12 @@ import onnx
 from any_integers import DATA
 from any_model_peers import attempt, reason
 from any_model_subject import PEERS, Answer, Array, Form, RefusedError, Subject, bundle_files
-from common import ROOT, WORK, save, table
+from common import RESULTS, ROOT, WORK, save, table
 from jiwer import cer
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from edgepress.bundle.manifest import read_manifest
+from edgepress.errors import InputError
 from edgepress.examples import find_size, make_feeds
 from edgepress.exporter.doors.kinds import Options
 from edgepress.exporter.doors.ways.onnx_file import open_file
@@ -117,18 +118,23 @@ def tried(package: str, inside: str) -> list[Sample]:
                 check=False,
             )
             if done.returncode:
-                raise RefusedError(reason(done.stderr).removeprefix("edgepress: ").replace(str(file), file.name))
+                raise RefusedError(done.stderr.strip().splitlines()[-1].removeprefix("edgepress: "))
             parity = read_manifest(out).parity
-        except (RefusedError, ValueError) as why:
-            sample["refused"] = str(why)
+        except (RefusedError, InputError) as why:
+            sample["refused"] = str(why).replace(f"{file} ", "")
         else:
             sample["parity"], sample["made"] = parity, sum(one.stat().st_size for one in bundle_files(out))
         found.append(sample)
     return found
 
 
-def all_report(samples: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each file: what came of it, how far the float graph is from it, and how near each recipe's outputs."""
+def report(samples: Sequence[Sample]) -> str:
+    """The tables of either kind of samples."""
+    return all_report(samples) if "recipe" in samples[0] else any_model.report(samples)
+
+
+def all_report(samples: Sequence[Sample]) -> str:
+    """A row for each file: how far the float graph is from it, and the size of what each recipe makes."""
     rows = []
     for (package, file), some in groupby(samples, lambda one: (one["package"], one["file"])):
         each = {one["recipe"]: one for one in some}
@@ -137,15 +143,12 @@ def all_report(samples: Sequence[Mapping[str, Any]]) -> str:
         if "refused" in whole:
             rows.append([*cells, f"refused: {whole['refused']}", *[""] * (len(RECIPES) - 1)])
             continue
-        rows.append([*cells, f"{whole['parity']['float_difference']:.0e}", *(_near(each[one]) for one in RECIPES[1:])])
-    return table(("package", "file", "MB", "float graph, difference", *(f"{one}: dB, MB" for one in RECIPES[1:])), rows)
+        rows.append([*cells, f"{whole['parity']['float_difference']:.0e}", *(_made(each[one]) for one in RECIPES[1:])])
+    return table(("package", "file", "MB", "difference", *(f"{one} MB" for one in RECIPES[1:])), rows)
 
 
-def _near(sample: Mapping[str, Any]) -> str:
-    if "refused" in sample:
-        return f"refused: {sample['refused']}"
-    heard = [one["sqnr_db"] for one in sample["parity"]["outputs"].values() if one.get("sqnr_db") is not None]
-    return f"{min(heard):.0f}, {sample['made'] / 1e6:.1f}" if heard else f"equal, {sample['made'] / 1e6:.1f}"
+def _made(sample: Sample) -> str:
+    return f"refused: {sample['refused']}" if "refused" in sample else f"{sample['made'] / 1e6:.1f}"
 
 
 # ---- real inputs -----------------------------------------------------------------------------------------------------
@@ -296,16 +299,21 @@ def main() -> None:
     """Try every file, or measure four; print the tables and keep the samples."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--all", action="store_true", help="export every file, and time nothing")
+    parser.add_argument("--files", nargs="*", default=[""], help="with --all: files whose names hold one of these")
     parser.add_argument("--models", nargs="*", default=[read.name for read in READ])
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if options.all:
-        found = [sample for package, inside in SHIPPED for sample in tried(package, inside)]
-        print(save("shipped_files_all", found))
-        print(all_report(found))
-        return
     samples: list[Sample] = []
+    if options.all:
+        path = RESULTS / "shipped_files_all.jsonl"
+        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+        for package, inside in SHIPPED:
+            again = any(word in inside for word in options.files)
+            here = [one for one in kept if (one["package"], one["file"]) == (package, Path(inside).name)]
+            samples += tried(package, inside) if again or not here else here
+            print(save("shipped_files_all", samples), inside, flush=True)
+        print(all_report(samples))
+        return
     for read in READ:
         if read.name in options.models:
             samples += any_model.measured(subject(read), options.rounds)

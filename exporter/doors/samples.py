@@ -114,7 +114,7 @@ def _read(path: Path, task: Task) -> Iterator[Feed]:
         yield arrays
         return
     for index in range(count):
-        yield {name: array[index] for name, array in arrays.items()}
+        yield {name: array[index, ...] for name, array in arrays.items()}  # an array where that is one number, too
 
 
 def _count(path: Path, edge: Edge, array: NDArray[np.generic]) -> int | None:

@@ -9,7 +9,7 @@ from glob import escape
 
 from edgepress.errors import InputError
 from edgepress.exporter.graph.foreign.roles import Foreign
-from edgepress.exporter.graph.qdq.floats import close_floats, name_of, reads_as_weight
+from edgepress.exporter.graph.qdq.floats import close_floats, name_of, reads_as_weight, reads_infinity
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
@@ -46,8 +46,9 @@ def keep_in_float(model: FloatModel, foreign: Foreign, recipe: Recipe, reasons: 
     for node in model.nodes:
         name = name_of(node)
         if name in floats:
-            by_weight = "its weight is kept" if reads_as_weight(model, node, kept) else _ALONG
-            named[name] = reasons.get(name, by_weight)
+            by_itself = "its weight is kept" if reads_as_weight(model, node, kept) else _ALONG
+            by_itself = "it computes with a constant that is not finite" if reads_infinity(model, node) else by_itself
+            named[name] = reasons.get(name, by_itself)
     storage = Storage(bits=KEPT_BITS)
     overrides = [
         Override(escape(weight), storage, f"the node {node} computes in float32: {named[node]}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx
 
 from edgepress.exporter.graph.qdq.graph import FloatModel
@@ -43,13 +44,28 @@ def reads_as_weight(model: FloatModel, node: onnx.NodeProto, names: Collection[s
     )
 
 
+def reads_infinity(model: FloatModel, node: onnx.NodeProto) -> bool:
+    """Whether a node computes with a constant that no integer can stand for: -inf in Max or in a mask, or NaN."""
+    return any(
+        model.is_float.get(name)
+        and role(node, index, is_constant=True, rank=len(model.constants[name].dims)) == "activation"
+        and not np.isfinite(model.value(name)).all()
+        for index, name in enumerate(node.input)
+        if name in model.constants
+    )
+
+
 def close_floats(model: FloatModel, asked: Collection[str], kept: Collection[str] = ()) -> frozenset[str]:
     """Names of the nodes in float: those ``asked`` for, those that multiply by a weight that is ``kept``, and more.
 
-    A Relu or Clip goes with the node that alone makes what it bounds, either way. What only moves values goes along
-    where all that it moves is made in float.
+    Those that compute with a constant that is not finite are among them. A Relu or Clip goes with the node that alone
+    makes what it bounds, either way. What only moves values goes along where all that it moves is made in float.
     """
-    found = {name_of(node) for node in model.nodes if name_of(node) in asked or reads_as_weight(model, node, kept)}
+    found = {
+        name_of(node)
+        for node in model.nodes
+        if name_of(node) in asked or reads_as_weight(model, node, kept) or reads_infinity(model, node)
+    }
     while True:
         before = len(found)
         for node in model.nodes:

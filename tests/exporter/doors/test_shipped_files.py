@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
 from edgepress.exporter.bundle.parities.traced import FLOAT_TOLERANCE, largest
 from edgepress.exporter.doors.comparing.probabilities import ROUNDING, least_sizes
@@ -134,3 +135,41 @@ def test_only_numbers_that_an_input_is_compared_with_count(moves: int, numbers: 
     m.constant("half", np.array(2, np.int64))
     m.node("Equal", [m.node("Mul", [value, "half"], "twice"), "half"], "other")  # of something else
     assert numbers_looked_for(m.model()).get("n", ()) == tuple(dict.fromkeys(numbers))
+
+
+def test_a_constant_that_is_not_finite_stays_float(tmp_path: Path) -> None:
+    """As JAX writes the largest of a row: Max(-inf, …), which no integer can hold (Magika)."""
+    m = Maker()
+    m.edge("x", ["batch", 8])
+    m.constant("lowest", np.array(-np.inf, np.float32))
+    product = m.node("MatMul", ["x", m.weight("w", 8, 16)], "product")
+    largest = m.node("ReduceMax", [m.node("Max", ["lowest", product], "bounded")], "largest", axes=[1], keepdims=1)
+    m.node("MatMul", [m.node("Sub", [product, largest], "below"), m.weight("v", 16, 4)], "y")
+    m.given("y", ["batch", 4])
+    onnx.save(m.model(), tmp_path / "jax.onnx")
+    seen = tmp_path / "seen.npz"
+    np.savez(seen, x=np.random.default_rng(0).standard_normal((64, 2, 8)).astype(np.float32))
+    export(tmp_path / "jax.onnx", out=tmp_path / "bundle", recipe="int8-static", calibration=[seen], check=True)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.parity is not None
+    assert manifest.parity["outputs"]["y"]["sqnr_db"] > 25
+    graph = onnx.load(tmp_path / "bundle" / "model.onnx").graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    (node,) = [node for node in graph.node if node.op_type == "Max"]
+    assert "QuantizeLinear" not in {makers.get(name) for name in node.input}
+
+
+def test_samples_may_have_one_number_each(tmp_path: Path) -> None:
+    """A rate for each sample is an array of them: the graph still gets a tensor."""
+    onnx.save(rates(), tmp_path / "rates.onnx")
+    random = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "seen.npz",
+        sound=random.standard_normal((4, 1, 16)).astype(np.float32),
+        state=random.standard_normal((4, 2, 1, 4)).astype(np.float32),
+        rate=np.array([16000, 8000, 16000, 8000]),
+    )
+    file, seen = tmp_path / "rates.onnx", tmp_path / "seen.npz"
+    manifest = export(file, out=tmp_path / "bundle", recipe="int8-static", calibration=[seen], check=True)
+    assert manifest.parity is not None
+    assert manifest.parity["feeds"] == 3 + 4
