@@ -79,8 +79,8 @@ def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool, cpu: st
     test, calibration = (np.load(data / f"vision/cifar10_{part}.npz") for part in ("test2000", "calibration1000"))
     images, labels, seen = normalize(test["images"]), test["labels"], normalize(calibration["images"])
 
-    def samples() -> Iterator[Mapping[str, NDArray[np.float32]]]:
-        return ({"images": seen[start : start + BATCH]} for start in range(0, len(seen), BATCH))
+    def samples(count: int) -> Iterator[Mapping[str, NDArray[np.float32]]]:
+        return ({"images": seen[start : min(start + BATCH, count)]} for start in range(0, count, BATCH))
 
     def score(path: Path) -> Sample:
         session = open_on_cpu(path)
@@ -90,23 +90,25 @@ def measure(data: Path, name: str, runs: Sequence[Run], *, others: bool, cpu: st
         counted = {"instructions": {cpu: instructions(path, images[:1], cpu)}} if cpu else {}
         return right | counted | {"microseconds": microseconds(path, images[:1])}
 
-    def shrunk(step: Sample, what: str = "channels", **trained: Any) -> Sample:
+    def shrunk(step: Sample, what: str = "channels", count: int = len(seen), **trained: Any) -> Sample:
         asked = {what: (SAME if what == "channels" else {"share": SHARE}) | step}
         asked |= {"retrain": trained} if trained else {}
         recipe = dataclasses.replace(read_recipe("fp32"), prune=tuple(asked), options=asked)
         words = [f"{value:g}" if isinstance(value, float) else f"{value}" for value in step.values()]
+        words += [f"{count}-images"] if count < len(seen) else []
         place = "-".join(words if what == "channels" else [what, *words])
         found = shrink_graph(
-            folder / "fp32.onnx", recipe, samples, folder=folder / f"{place}-{trained.get('steps', 0)}"
+            folder / "fp32.onnx", recipe, lambda: samples(count), folder=folder / f"{place}-{trained.get('steps', 0)}"
         )
         originals.append(found.steps[0])
         return {**found.steps[-1], **score(found.file)}
 
     originals: list[Mapping[str, object]] = []
     for what, steps, count in runs:
-        looked = (WAYS[BEST] if what == "channels" else {}) | {"samples": count // BATCH}
-        trained = TRAINED | {"steps": steps, "features_at": BLOCKS[name], "samples": count // BATCH}
-        found = shrunk(looked, what, **(trained if steps else {}))
+        feeds = -(-count // BATCH)
+        looked = (WAYS[BEST] if what == "channels" else {}) | {"samples": feeds}
+        trained = TRAINED | {"steps": steps, "features_at": BLOCKS[name], "samples": feeds}
+        found = shrunk(looked, what, count, **(trained if steps else {}))
         more = {"steps": steps, "batch": TRAINED["batch"], "seen": count}
         yield {"model": name, "what": OF[what] + (", retrained" if steps else ""), **found, **more}
     for way, chosen in WAYS.items() if others else ():

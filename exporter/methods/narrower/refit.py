@@ -32,6 +32,7 @@ from edgepress.exporter.methods.narrower.reads import (
     rows_first,
     what_it_sees,
 )
+from edgepress.exporter.methods.narrower.task import rows_of
 
 _MOST = 4608  # numbers that a product may see: 512 channels through a kernel of 3 × 3
 _CHECKED = 4  # one sample in so many chooses the ridge
@@ -148,7 +149,7 @@ def fit_anew(
     feeds = list(samples)
     student, teacher = Network(made), Network(whole)
     products = _products(student, teacher, changed, rows, _shapes(student, feeds[0])) if feeds else {}
-    if sum(map(_rows, feeds)) < _CHECKED:
+    if sum(map(rows_of, feeds)) < _CHECKED:
         return 0, len(products)
     fitted: dict[str, Tensor] = {}
     with torch.no_grad():
@@ -167,10 +168,6 @@ def fit_anew(
         if tensor.name in fitted:
             tensor.CopyFrom(numpy_helper.from_array(fitted[tensor.name].numpy(), tensor.name))
     return sum(one.step.inputs[1] in fitted for one in products.values()), len(products)
-
-
-def _rows(feed: Feed) -> int:
-    return len(next(iter(feed.values())))
 
 
 def _shapes(network: Network, feed: Feed) -> dict[str, torch.Size]:

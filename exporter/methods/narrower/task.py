@@ -36,3 +36,8 @@ class GraphTask:
     def coupling(self) -> Coupling:
         """Which channels of the graph must go together."""
         return find_coupling(self.model)
+
+
+def rows_of(feed: Feed) -> int:
+    """How many samples a feed holds: the size of the first axis of its inputs, one where none has any."""
+    return next((len(array) for array in feed.values() if array.ndim), 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgepress.exporter.methods.narrower.blocks import find_blocks
 from edgepress.exporter.methods.narrower.coupling import find_coupling
 from edgepress.exporter.methods.narrower.cut import plain
 from edgepress.exporter.methods.narrower.importance import WAYS, scores_of
+from edgepress.exporter.methods.removing import few_samples
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.sessions import open_on_cpu
@@ -244,3 +246,15 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(
     with pytest.raises(InputError, match=message):
         shrunk(network, recipe({steps: options}), samples)
     assert not (network.parent / "work").exists()
+
+
+@pytest.mark.parametrize(("options", "looks"), [({"by": "outputs"}, True), ({"mend": True}, True), ({}, False)])
+def test_few_samples_are_told(network: Path, options: Options, *, looks: bool) -> None:
+    asked = recipe({"channels": {"share": 0.6, **options}})
+    _, step = shrunk(network, asked, lambda: islice(images(), 4)).steps  # of two images each
+    assert step.get("samples") == (8 if looks else None)
+    channels = sum(len(group) for group in find_coupling(plain(onnx.load(network))).groups)
+    told = f"channels looked at 8 samples to tell which of {channels} channels go, and these are few"
+    assert few_samples(step).startswith(told if looks else "")
+    assert bool(few_samples(step)) == looks
+    assert not few_samples(dict(step) | {"samples": 64})
