@@ -18,7 +18,7 @@ from edgepress.exporter.bundle.parities.encoder_decoder import parity_encoder_de
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.bundle.write import write_data
 from edgepress.exporter.decide.checks import check_recipe
-from edgepress.exporter.decide.opening import ask_recipe, find_targets
+from edgepress.exporter.decide.opening import ask_recipe, find_targets, refuse_unheeded
 from edgepress.exporter.doors.processing.sound import read_sound
 from edgepress.exporter.graph.models.encoder_decoder import build_encoder, build_target
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
@@ -175,6 +175,7 @@ def decide_encoder_decoder(
     if context_length is not None and not static:
         raise InputError(f"{model} has an encoder and a decoder, and --context has no effect on CPUs; leave it out")
     found = ask_recipe(recipe or (IN_FLOAT if static else RECIPE), context_length, ())
+    refuse_unheeded(found, f"{model} has an encoder and a decoder", is_static=bool(static))
     _check_recipe(Path(model), found, samples)
     checkpoint = open_encoder_decoder(find_whole(str(model), revision)[0])
     check_tokenizer(checkpoint)

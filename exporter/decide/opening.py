@@ -108,6 +108,27 @@ def ask_recipe(recipe: str | Path, context_length: int | None, calibration: Sequ
     return found
 
 
+def refuse_unheeded(recipe: Recipe, why: str, *, is_static: bool) -> None:
+    """Refuse what a recipe says of texts where there are none: ``why`` says what the model is.
+
+    On accelerators, which take fixed shapes (``is_static``), a context is as long as texts are.
+
+    Raises:
+        InputError: the recipe says how long a context is, or names files of texts.
+
+    """
+    if recipe.context_length is not None and not is_static:
+        raise InputError(
+            f"recipe {recipe.name} has context_length = {recipe.context_length}, and {why}, for which that has no "
+            "effect on CPUs; leave it out"
+        )
+    if recipe.calibration.text:
+        raise InputError(
+            f"recipe {recipe.name} has [calibration] text, and {why}; leave it out, and give what it takes by "
+            "--calibration"
+        )
+
+
 def _for_draft(recipe: Recipe, draft: Recipe) -> Recipe:
     """The recipe of a draft, with the context of the model's, and its text where it names none itself."""
     text = draft.calibration.text or recipe.calibration.text

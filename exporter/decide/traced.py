@@ -21,7 +21,7 @@ from edgepress.exporter.bundle.forms import form_of
 from edgepress.exporter.bundle.parities.traced import parity_traced
 from edgepress.exporter.bundle.stream import Made
 from edgepress.exporter.decide.checks import check_recipe
-from edgepress.exporter.decide.opening import ask_recipe, find_targets
+from edgepress.exporter.decide.opening import ask_recipe, find_targets, refuse_unheeded
 from edgepress.exporter.decide.shrinking import shrink_traced
 from edgepress.exporter.doors.traced import Feed, Samples, Traced
 from edgepress.exporter.graph.builder import CONTRIB
@@ -258,11 +258,14 @@ def decide_traced(
 
     """
     targets, chips = find_targets(target, socs)
-    if context_length is not None and all(one.form in (None, "ort-format") for one in targets):
+    asked = ask_recipe(RECIPE if recipe is None else recipe, context_length, ())
+    is_static = not all(one.form in (None, "ort-format") for one in targets)
+    if not is_static:
         refuse_of_language_models(str(traced.file), context_length=context_length, adapters=(), slots=())
-    found, left_out = suited(ask_recipe(RECIPE if recipe is None else recipe, context_length, ()))
-    is_static = found.activations.is_calibrated
-    check_graph_methods(found, "channels" if is_static else "blocks")
+    refuse_unheeded(asked, f"{traced.file} is no language model", is_static=is_static)
+    found, left_out = suited(asked)
+    in_integers = found.activations.is_calibrated
+    check_graph_methods(found, "channels" if in_integers else "blocks")
     check_recipe(planned_recipe(found), graphs=True)
     _refuse_others(traced.file, found)
     if (methods := looks(found)) and samples is None:
@@ -280,7 +283,7 @@ def decide_traced(
 
         check_operators(model)
         file = write_normal(model, weights, folder / "float.onnx")
-    if is_static:
+    if in_integers:
         if samples is None:
             raise InputError(
                 f"recipe {found.name} finds the ranges of every value on real inputs, and there are none; give some by "
@@ -310,12 +313,12 @@ def decide_traced(
         decisions=decisions,
     )
     if found.budget is not None:
-        prepared = _with_nodes(prepared, progress) if is_static else _with_budget(prepared, progress)
+        prepared = _with_nodes(prepared, progress) if in_integers else _with_budget(prepared, progress)
     prepared = replace(prepared, decisions=replace(prepared.decisions, left_out=left_out))
     for one in targets:
         if (form := form_of(one, decoder=False)) is not None:
             form.refuse(prepared, one, chips)
-    if not is_static:
+    if not in_integers:
         prepared.graph()
     return prepared
 

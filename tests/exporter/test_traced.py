@@ -298,14 +298,20 @@ def test_infinity_that_becomes_a_whole_number_is_no_damage(tmp_path: Path) -> No
             "keep keeps the codes of a language model .*, and this graph is of floats; take int8, int4",
         ),
         ({"context_length": 5}, "is no language model, for which --context has no effect; leave it out"),
+        ({"recipe": "context_length = 5\n"}, "recipe mine has context_length = 5, and .* is no language model"),
+        ({"recipe": '[calibration]\ntext = ["a.txt"]\n'}, r"mine has \[calibration\] text, .* by --calibration"),
     ],
 )
 def test_what_such_models_do_not_have_is_refused(
-    asked: dict[str, object], message: str, model: Path, tmp_path: Path
+    asked: dict[str, str], message: str, model: Path, tmp_path: Path
 ) -> None:
+    if "\n" in asked.get("recipe", ""):
+        (tmp_path / "mine.toml").write_text(f"{asked['recipe']}[weights]\nbits = 8\n")
+        asked = {"recipe": str(tmp_path / "mine.toml")}
     with pytest.raises(InputError, match=message):
         export(model, out=tmp_path / "out", **asked)  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()
+    assert all(entry.suffix == ".toml" for entry in tmp_path.iterdir())
 
 
 def test_language_models_alone_take_prompts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

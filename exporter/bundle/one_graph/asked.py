@@ -70,6 +70,10 @@ def _text_shape(task: Task, asked: int | None, target: Target) -> dict[str, int]
         return {}
     axis = task.input(task.text.ids).shape[1]
     if isinstance(axis, int):
+        if asked not in (None, axis):
+            raise InputError(
+                f"the graph takes texts of {axis} tokens and no other number, not of {asked}; leave it out"
+            )
         return {}
     if task.text.mask is None and task.text.length is None:
         raise InputError(
