@@ -21,7 +21,7 @@ from edgepress.exporter.decide.checks import check_recipe
 from edgepress.exporter.decide.opening import ask_recipe, find_targets, refuse_unheeded
 from edgepress.exporter.doors.processing.sound import read_sound
 from edgepress.exporter.graph.models.encoder_decoder import build_encoder, build_target
-from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe
+from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe, suited
 from edgepress.exporter.model.encoder_decoders.description import EncoderDecoder, MadeWeights
 from edgepress.exporter.model.encoder_decoders.families import (
     model_types,
@@ -176,6 +176,7 @@ def decide_encoder_decoder(
         raise InputError(f"{model} has an encoder and a decoder, and --context has no effect on CPUs; leave it out")
     found = ask_recipe(recipe or (IN_FLOAT if static else RECIPE), context_length, ())
     refuse_unheeded(found, f"{model} has an encoder and a decoder", is_static=bool(static))
+    found, left_out = suited(found)
     _check_recipe(Path(model), found, samples)
     checkpoint = open_encoder_decoder(find_whole(str(model), revision)[0])
     check_tokenizer(checkpoint)
@@ -197,7 +198,7 @@ def decide_encoder_decoder(
         task=read,
         targets=targets,
         socs=chips,
-        notes=(*notes, *more),
+        notes=(*notes, *more, *(f"{name} is left out: {why}" for name, why in left_out.items())),
     )
     prepared.graphs()
     for one in static:
@@ -237,8 +238,8 @@ def _check_recipe(model: Path, recipe: Recipe, samples: Sequence[str | Path]) ->
     if steps:
         raise InputError(
             f"recipe {recipe.name} has {', '.join(dict.fromkeys(steps))}, and {model} is an encoder-decoder, for which "
-            "that is not there: take fp32, fp16, int8, int4, int4-128 or int8-dynamic, or a recipe of your own without "
-            "it"
+            "that is not there: take fp32, fp16, int8, int8-dynamic, int4, int4-128 or int4-fast, or a recipe of your "
+            "own without it"
         )
     if (methods := looks(recipe)) and not samples:
         raise InputError(

@@ -303,10 +303,11 @@ def find_graph_method(name: str) -> GraphMethod:
     return found
 
 
-def load_graph_method(name: str, place: Place) -> GraphMethod | Method | LinearMethod:
+def load_graph_method(name: str, place: Place, form: str | None = None) -> GraphMethod | Method | LinearMethod:
     """The method that a recipe for a model that is no decoder names in ``place``: before, after or weights.
 
-    Methods that round one weight, by itself or by what goes into it, are the same for all models.
+    Methods that round one weight, by itself or by what goes into it, are the same for all models. An error names those
+    that do something to weights that ship in ``form``.
 
     Raises:
         InputError: no method of that name does anything to a graph, or it does in another place.
@@ -320,7 +321,7 @@ def load_graph_method(name: str, place: Place) -> GraphMethod | Method | LinearM
     method = load_method(name)
     if isinstance(method, Method | LinearMethod) and place == "weights":
         return method
-    known = ", ".join(graph_method_names())
+    known = ", ".join(one for one in graph_method_names() if form is None or form in find_graph_method(one).forms)
     raise InputError(
         f"{name} in {_PLACES[place]} is for language models; what works on the graph of another model: {known}; and "
         "methods that round one weight, such as rtn or gptq"

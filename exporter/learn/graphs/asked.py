@@ -31,7 +31,7 @@ def check_graph_methods(recipe: Recipe, form: str) -> None:
         raise InputError("the recipe has a [draft], and this is no language model, which drafts are for; leave it out")
     for place, names in named(recipe):
         for name in names:
-            method = load_graph_method(name, place)
+            method = load_graph_method(name, place, form)
             method_options(method, recipe)
             if isinstance(method, Method) and method.keeping is not None:
                 raise InputError(

@@ -172,9 +172,27 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, o
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
-    [("int4-best", "distill"), ("int8-static", "uint8 activations, and .* is an encoder-decoder")],
+    [
+        ("int4-best", r"has \[budget\], and .* is an encoder-decoder, .* take fp32, .* int4-128 or int4-fast"),
+        ("int4-fast", "int4-fast has autoround, which must see what .* name texts or sounds by --calibration"),
+        ("int8-static", "uint8 activations, and .* is an encoder-decoder"),
+    ],
 )
 def test_recipes_of_language_models_are_refused(tmp_path: Path, recipe: str, message: str) -> None:
     checkpoint = encoder_decoders.save("t5", tmp_path / "t5")
     with pytest.raises(InputError, match=message):
         decide_encoder_decoder(checkpoint, target="x86-cpu", recipe=recipe)
+
+
+@pytest.mark.parametrize("recipe", ["int4-fast", "int4-channel"])
+def test_presets_that_learn_learn_products_here(tmp_path: Path, recipe: str) -> None:
+    checkpoint = encoder_decoders.save("t5", tmp_path / "t5")
+    found = decide_encoder_decoder(checkpoint, target="x86-cpu", recipe=recipe, samples=["texts.jsonl"])
+    assert not found.recipe.after
+    assert {tensor.scheme.method for tensor in found.plan.tensors if tensor.scheme is not None} >= {"autoround"}
+    left_out = [note for note in found.notes if "is left out" in note]
+    assert left_out == (
+        ["distill is left out: it trains language models by their logits; autoround learns each product in its place"]
+        if recipe == "int4-fast"
+        else []
+    )

@@ -147,7 +147,7 @@ def test_a_context_is_of_texts(home: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             export(home / "network.onnx", out=tmp_path / "out", recipe="fp32", target=target, context_length=64)
         (tmp_path / "mine.toml").write_text("context_length = 64\n[weights]\nbits = 32\n")
-        with pytest.raises(InputError, match="no context of 64 tokens|mine has context_length = 64, and .*no language"):
+        with pytest.raises(InputError, match=r"no context of 64 tokens|has context_length = 64, and .*no language"):
             export(home / "network.onnx", out=tmp_path / "out", recipe=tmp_path / "mine.toml", target=target)
 
 
