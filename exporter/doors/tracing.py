@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgepress.errors import InputError
+from edgepress.exporter.doors.attention import attention_by_text, without_fast_path
 from edgepress.exporter.doors.bounds import AxesFixedError, Condition, Graph, ValuesDecideError
 from edgepress.exporter.doors.feeds import Feeds, like
 from edgepress.exporter.doors.recurrent import recurrent_operators
@@ -66,7 +67,7 @@ class Tracing:
         import torch
 
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), without_fast_path():
                 tensors = {name: torch.from_numpy(np.array(array)) for name, array in feed.items()}
                 found = self.outputs(self.module(**tensors, **self.fixed))
                 return {name: tensor.numpy() for name, tensor in found.items()}
@@ -169,7 +170,7 @@ def _to_onnx(tracing: Tracing) -> tuple[ir.Model, torch.export.ExportedProgram]:
     outputs = list(tracing.compute({name: tensor.numpy() for name, tensor in zip(names, examples, strict=True)}))
     if not outputs:
         raise InputError(f"{tracing.where} gives no tensor; return a tensor, or a tuple or dictionary of some")
-    with _quiet(), torch.no_grad(), recurrent_operators() as translations:
+    with _quiet(), torch.no_grad(), attention_by_text(), recurrent_operators() as translations:
         try:
             program = torch.export.export(_called(tracing), examples, dynamic_shapes=(shapes,), strict=False)
         except Exception as error:

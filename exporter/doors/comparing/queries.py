@@ -86,9 +86,12 @@ def _matched(near: NDArray[np.bool_]) -> NDArray[np.integer] | None:
 
 
 def apart(found: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Each difference; infinite where one is no number, or infinite, and the other is not the same."""
+    """Each difference; infinite where what is found is no number, or one is infinite and the other is not the same.
+
+    Where NaN is expected, as of a text that is padding alone, anything is right.
+    """
     a, b = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    same = (a == b) | np.isnan(b)
     with np.errstate(invalid="ignore"):  # ∞ − ∞, which is no difference
         differences = np.where(same, 0.0, np.abs(a - b))
     return np.where(np.isnan(differences), np.inf, differences)

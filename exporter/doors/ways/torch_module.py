@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
+from edgepress.exporter.doors.attention import FAST_PATH, pads_with_zeros
 from edgepress.exporter.doors.bounds import bounded
 from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
@@ -86,7 +87,8 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         source={} if file is None else {file.name: sha256_file(file)},
     )
     found = check_agreement(traced)
-    return traced.noted(f"within {found.share:.1e} of the module's outputs, as a share of the largest", *found.notes)
+    notes = (FAST_PATH, *found.notes) if pads_with_zeros(module) else found.notes
+    return traced.noted(f"within {found.share:.1e} of the module's outputs, as a share of the largest", *notes)
 
 
 @contextmanager
