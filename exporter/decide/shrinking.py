@@ -35,6 +35,8 @@ def shrink_traced(
         return ShrunkTraced(traced)
 
     from edgepress.exporter.learn.pruning.graphs import shrink_graph
+    from edgepress.exporter.methods.removing import few_samples
 
     found = shrink_graph(traced.file, recipe, samples, folder=stages, train=train, progress=progress)
-    return ShrunkTraced(replace(traced, file=found.file, compute=None), found.steps, found.skipped)
+    pruned = replace(traced, file=found.file, compute=None).noted(*filter(None, map(few_samples, found.steps)))
+    return ShrunkTraced(pruned, found.steps, found.skipped)

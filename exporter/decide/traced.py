@@ -35,7 +35,6 @@ from edgepress.exporter.graph.qdq import Calibrator, quantize
 from edgepress.exporter.graph.qdq.graph import FloatModel
 from edgepress.exporter.graph.weights import Weights
 from edgepress.exporter.learn.graphs.asked import check_graph_methods, looks, planned_recipe, suited
-from edgepress.exporter.methods.removing import few_samples
 from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.decisions import Decisions
@@ -100,8 +99,7 @@ class PreparedTraced:
     def notes(self) -> tuple[str, ...]:
         """What the door passed over or chose, what is left out, and what steps and methods have to say."""
         left_out = (f"{name} is left out: {why}" for name, why in self.decisions.left_out.items())
-        few = filter(None, map(few_samples, self.steps))
-        return (*self.traced.notes, *left_out, *few, *self.learned)
+        return (*self.traced.notes, *left_out, *self.learned)
 
     def graph(self) -> onnx.ModelProto:
         """The graph of what is planned; InputError when a target's CPU lacks a kernel for it."""

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgepress.errors import InputError
-from edgepress.exporter.doors.attention import attention_by_text, without_fast_path
 from edgepress.exporter.doors.bounds import AxesFixedError, Condition, Graph, ValuesDecideError
 from edgepress.exporter.doors.feeds import Feeds, like
-from edgepress.exporter.doors.recurrent import recurrent_operators
+from edgepress.exporter.doors.modules.attention import attention_by_text, without_fast_path
+from edgepress.exporter.doors.modules.recurrent import recurrent_operators
 from edgepress.exporter.doors.traced import Feed
 from edgepress.tasks.task import Axis, Edge, EdgeType, Task
 

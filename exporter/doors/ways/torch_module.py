@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING
 
 from edgepress.disk.files import sha256_file
 from edgepress.errors import InputError
-from edgepress.exporter.doors.attention import FAST_PATH, pads_with_zeros
 from edgepress.exporter.doors.bounds import bounded
 from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.kinds import Door, Options
+from edgepress.exporter.doors.modules.attention import FAST_PATH, pads_with_zeros
 from edgepress.exporter.doors.processing.entries import task_of
 from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.tracing import Tracing, feeds, trace, user_line

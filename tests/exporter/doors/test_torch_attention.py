@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepress.exporter.doors.attention import FAST_PATH
 from edgepress.exporter.doors.kinds import Options
+from edgepress.exporter.doors.modules.attention import FAST_PATH
 from edgepress.exporter.doors.traced import Traced
 from edgepress.exporter.doors.ways.torch_module import open_callable
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
