@@ -190,6 +190,11 @@ def find_soc(target: Target, name: str) -> Soc:
     raise InputError(f"target {target.name} knows no chip {name!r}{hint} Known: {', '.join(names)}")
 
 
+def faster_forms(targets: Iterable[Target]) -> frozenset[str]:
+    """What any of the targets' CPUs computes faster (:data:`FASTER`): all of them can compute it."""
+    return frozenset[str]().union(*(target.faster for target in targets))
+
+
 def missing_kernels(target: Target, operators: Iterable[Operator]) -> list[Operator]:
     """Return the operators for which ``target``'s provider has no kernel, by onnxruntime's own registry.
 

@@ -2,8 +2,8 @@
 
 ONNX's MatMulInteger and onnxruntime's DynamicQuantizeMatMul read x (…, columns) times W (columns, rows), where a
 block-wise weight is (rows, columns). ``w = (code − 128) · scale`` with codes from 1 to 255: the numbers that int8 with
-no zero point has. They are stored as uint8 because x86-64 without VNNI multiplies uint8 by int8 into sums of 16 bits,
-which overflow: measured on tiny1m, 8 nats a token. uint8 by uint8 is exact everywhere, an eighth slower there at one
+no zero point has. As int8 they overflow on x86-64 without VNNI, which adds products of uint8 by int8 up in 16 bits:
+measured on tiny1m, 8 nats a token. uint8 by uint8 is exact everywhere, an eighth slower there at one
 token, and as fast on 64-bit ARM with dot products. Scales are positive, as accelerators ask for: a row that was rounded
 with a negative one has its codes negated, and a step of −128 becomes ±127.
 

@@ -29,14 +29,14 @@ from edgepress.exporter.model.encoder_decoders.families import (
     read_encoder_decoder,
 )
 from edgepress.exporter.model.encoder_decoders.settings import read_task
-from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.making import in_pairs, make_plan
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.reading import read_recipe
 from edgepress.exporter.recipe.recipe import Recipe
 from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import find_whole, read_config
 from edgepress.exporter.tokens.source_tokenizer import check_tokenizer
-from edgepress.targets import FALLBACK, Soc, Target, find_target
+from edgepress.targets import FALLBACK, Soc, Target, faster_forms, find_target
 from edgepress.tasks.sequences import DECODER_FILE, ENCODER_FILE
 from edgepress.tasks.task import Task
 from edgepress.terminal.progress import Progress, silent
@@ -189,7 +189,8 @@ def decide_encoder_decoder(
         )
     if description.source != "tokens":
         read, more = with_sound(checkpoint.directory, description, read, more)
-    plan = make_plan(description, planned_recipe(found), MadeWeights(checkpoint, description.made).itemsize)
+    itemsize = MadeWeights(checkpoint, description.made).itemsize
+    plan = in_pairs(make_plan(description, planned_recipe(found), itemsize), faster_forms(targets))
     prepared = PreparedEncoderDecoder(
         checkpoint=checkpoint,
         description=description,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from edgepress.exporter.bundle.genai_config import make_genai_config
 from edgepress.exporter.bundle.write import write_models
 from edgepress.exporter.model.description import Decoder, layer_weights
 from edgepress.exporter.model.reading import GENERATION, notes, read_decoder
-from edgepress.exporter.plan.making import make_plan
+from edgepress.exporter.plan.making import in_pairs, make_plan
 from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.plan.planned import Planned
 from edgepress.exporter.recipe.decisions import Decisions
@@ -26,7 +26,7 @@ from edgepress.exporter.source.checkpoint import Checkpoint
 from edgepress.exporter.source.hub import Origin
 from edgepress.exporter.tokens.chat_vectors import compare_genai, write_vectors
 from edgepress.exporter.tokens.source_tokenizer import compare_with_transformers
-from edgepress.targets import FALLBACK, Soc, Target, find_target
+from edgepress.targets import FALLBACK, Soc, Target, faster_forms, find_target
 from edgepress.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Prepared(Planned, Shrunk):
         if decisions == self.decisions:
             return self
         recipe = decisions.applied(self.asked)
-        plan = plan_tensors(self.checkpoint, self.decoder, recipe, self.adapter_slots)
+        plan = plan_tensors(self.checkpoint, self.decoder, recipe, self.targets, self.adapter_slots)
         return replace(self, decisions=decisions, recipe=recipe, plan=plan)
 
     @cached_property
@@ -147,7 +147,12 @@ class Prepared(Planned, Shrunk):
 
 
 def plan_tensors(
-    checkpoint: Checkpoint, decoder: Decoder, recipe: Recipe, adapter_slots: AdapterSlots | None = None
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    recipe: Recipe,
+    targets: Sequence[Target],
+    adapter_slots: AdapterSlots | None = None,
 ) -> Plan:
-    """The plan of a checkpoint's tensors, which knows how wide their elements are stored."""
-    return replace(make_plan(decoder, recipe, checkpoint.itemsize), adapter_slots=adapter_slots)
+    """The plan of a checkpoint's tensors, which knows how wide their elements are stored, for the targets' kernels."""
+    plan = in_pairs(make_plan(decoder, recipe, checkpoint.itemsize), faster_forms(targets))
+    return replace(plan, adapter_slots=adapter_slots)

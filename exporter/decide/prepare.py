@@ -129,7 +129,7 @@ def _without_steps(opened: Opened) -> Prepared:
     known = tuple(entry for entry in asked.overrides if any(fnmatchcase(name, entry.match) for name in names))
     decisions = replace(find_left_out(decoder, asked), length=text_length(checkpoint, decoder, asked))
     recipe = decisions.applied(replace(asked, overrides=known))
-    plan = plan_tensors(checkpoint, decoder, recipe)
+    plan = plan_tensors(checkpoint, decoder, recipe, opened.targets)
     return Prepared(**vars(opened), decoder=decoder, recipe=recipe, plan=plan, decisions=decisions)
 
 
@@ -289,7 +289,7 @@ def _plan(shrunk: Shrunk, plain: Decoder, decisions: Decisions) -> Prepared:
     decoder = describe_methods(plain, recipe)
     if shrunk.asked.mtp:
         decoder = replace(decoder, mtp=read_mtp(shrunk.checkpoint, plain))
-    plan = plan_tensors(shrunk.checkpoint, decoder, recipe, shrunk.adapter_slots)
+    plan = plan_tensors(shrunk.checkpoint, decoder, recipe, shrunk.targets, shrunk.adapter_slots)
     return Prepared(**vars(shrunk), decoder=decoder, recipe=recipe, plan=plan, decisions=decisions)
 
 

@@ -28,7 +28,7 @@ from edgepress.exporter.graph.builder import CONTRIB
 from edgepress.exporter.graph.foreign.floats import keep_in_float, nodes_asked
 from edgepress.exporter.graph.foreign.normal import read_normal, write_normal
 from edgepress.exporter.graph.foreign.planned import build_planned
-from edgepress.exporter.graph.foreign.planning import faster_forms, plan_traced
+from edgepress.exporter.graph.foreign.planning import plan_traced
 from edgepress.exporter.graph.foreign.quantized import describe_static, place, planned_bits, widths_of
 from edgepress.exporter.graph.foreign.roles import Foreign, describe
 from edgepress.exporter.graph.qdq import Calibrator, quantize
@@ -40,7 +40,7 @@ from edgepress.exporter.plan.plan import Plan
 from edgepress.exporter.recipe.decisions import Decisions
 from edgepress.exporter.recipe.recipe import KEPT_BITS, Override, Recipe, Storage
 from edgepress.exporter.source.onnx_file import OnnxFile
-from edgepress.targets import Soc, Target
+from edgepress.targets import Soc, Target, faster_forms
 from edgepress.tasks.task import Task
 from edgepress.terminal.progress import Progress, silent
 

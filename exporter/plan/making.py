@@ -6,7 +6,7 @@ from math import prod
 
 from edgepress.bundle.states import State, state_bytes
 from edgepress.errors import InputError
-from edgepress.exporter.methods.kinds import Transform, load_method
+from edgepress.exporter.methods.kinds import Method, Transform, load_method
 from edgepress.exporter.model.description import Decoder
 from edgepress.exporter.model.parts.primitives import Weight
 from edgepress.exporter.model.subject import Description
@@ -55,6 +55,30 @@ def make_plan(subject: Description, recipe: Recipe, itemsize: Callable[[str], fl
     if recipe.activations.type == "float16" and isinstance(subject, Decoder):
         return in_float16(plan, subject, recipe.activations.kept_layers)
     return plan
+
+
+def in_pairs(plan: Plan, faster: frozenset[str]) -> Plan:
+    """The plan with int8 weights in integer products, if these are ``faster`` (:data:`edgepress.targets.FASTER`).
+
+    Codes of a model that is quantized already, which a recipe keeps, stay what they are: some might have to change.
+    """
+    if "int8 weights" not in faster:
+        return plan
+    return replace(
+        plan,
+        tensors=tuple(
+            replace(tensor, form="dynamic pairs", reason=f"{tensor.reason}; int8 whose pairs fit into 16 bits")
+            if tensor.form == "dynamic" and not _is_kept_as_stored(tensor)
+            else tensor
+            for tensor in plan.tensors
+        ),
+    )
+
+
+def _is_kept_as_stored(tensor: PlannedTensor) -> bool:
+    """Whether a tensor's codes are the source's own."""
+    method = None if tensor.scheme is None else load_method(tensor.scheme.method)
+    return isinstance(method, Method) and method.keeping is not None
 
 
 def _states(subject: Description, recipe: Recipe, context: int) -> tuple[State, ...]:

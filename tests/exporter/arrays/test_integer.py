@@ -24,6 +24,8 @@ from edgepress.exporter.model.parts.primitives import Linear
 from edgepress.exporter.model.reference import Reference
 from edgepress.exporter.recipe.reading import PRESETS, read_recipe
 from edgepress.runtime import evaluate
+from edgepress.targets import find_target
+from edgepress.targets.legality.check import check_file
 
 # The head in float32, so that everything that is rounded is rounded as the recipe's activations say.
 TABLES = '[weights]\nbits = 8\nblock_size = "channel"\n[embedding]\nbits = 32\n'
@@ -133,15 +135,21 @@ def test_wide_rows_lose_less_than_half_a_bit_for_their_pairs() -> None:
     assert noise[0] < noise[1] < 4**0.5 * noise[0]
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *PARALLEL])
-def test_dynamic_products_are_those_of_the_oracle(home: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, "arm64-cpu") for name in (*FAMILIES, *PARALLEL)), ("llama", "wasm"), ("phi", "wasm")]
+)
+def test_dynamic_products_are_those_of_the_oracle(home: Path, tmp_path: Path, name: str, target: str) -> None:
+    """On ARM and x86-64 of int8 weights whose pairs fit into 16 bits, so that no session saturates; else of uint8."""
     asked = recipe(tmp_path, DYNAMIC)
-    manifest = export(home / name, out=tmp_path / "out", recipe=asked, check=True)
+    manifest = export(home / name, out=tmp_path / "out", recipe=asked, target=target, check=True)
     assert manifest.parity is not None
     assert float(str(manifest.parity["graph_difference"])) < 1e-5
     forms = {str(tensor["name"]): tensor["form"] for tensor in manifest.tensors}
-    assert {form for tensor, form in forms.items() if ".mlp.up" in tensor or ".qkv" in tensor} <= {"dynamic", "float"}
-    plan = decide(home / name, target="arm64-cpu", recipe=asked)
+    assert {form for tensor, form in forms.items() if ".mlp.up" in tensor or ".qkv" in tensor} - {"float"} == {
+        "dynamic" if target == "wasm" else "dynamic pairs"
+    }
+    assert check_file(tmp_path / "out" / "model.onnx", find_target("x86-cpu")).products == ()
+    plan = decide(home / name, target=target, recipe=asked)
     weights = StoredWeights(tmp_path / "out" / DATA_FILE, plan.plan)
     # In a longer text some value is so near the middle of two codes that the two take different sides.
     for length, tolerance in ((5, 1e-5), (len(TOKENS), 0.02)):
@@ -303,7 +311,10 @@ def test_a_projection_may_stay_float_and_a_head_in_blocks(home: Path, tmp_path: 
     text = DYNAMIC.replace("bits = 32", "bits = 8\nblock_size = 32") + '[[override]]\nmatch = "*.down"\nbits = 32\n'
     plan = decide(home / "llama", target="arm64-cpu", recipe=recipe(tmp_path, text)).plan
     forms = {tensor.weight.name: (tensor.form, tensor.reason) for tensor in plan.tensors}
-    assert forms["layers.0.mlp.up"] == ("dynamic", "[weights]; uint8 activations, dynamic ranges by [activations]")
+    assert forms["layers.0.mlp.up"] == (
+        "dynamic pairs",
+        "[weights]; uint8 activations, dynamic ranges by [activations]; int8 whose pairs fit into 16 bits",
+    )
     assert forms["layers.0.mlp.down"][0] == "float"
     assert forms["head"][0] == "blocks"
     assert "float32 activations" in forms["head"][1]
