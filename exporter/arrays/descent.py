@@ -13,19 +13,45 @@ from torch import Tensor
 
 from edgepress.exporter.arrays.codes import Codes, spread
 
-_DAMPING = 0.01  # of the mean square of what goes in: how much it costs to leave the weight in full precision
+DAMPING = 0.01
+"""Of the mean square of what goes in: how much it costs at least to leave the weight in full precision."""
+
+_MOST = 0.99  # of a share: nothing is learned of inputs that tell nothing
 _BLOCK = 64  # columns whose moves are passed on among themselves before all others hear of them
 
 
-def descend(start: Codes, full: Tensor, second: Tensor, missing: Tensor, *, sweeps: int) -> Codes:
+def damping_of(second: Tensor, fourth: float, count: int) -> float:
+    """What it should cost to leave the weight where ``count`` inputs tell only so much of those to come.
+
+    S = Σ x xᵀ / count of few inputs is nearer to that of all when a share of it is m I instead, m being its mean square
+    (Ledoit and Wolf 2004, section 3.3): b² / d², where d² = ‖S − m I‖² and b² = Σ ‖x xᵀ − S‖² / count², which is how
+    far S is off. A share is as much as a damping of share / (1 − share).
+
+    Args:
+        second: Σ x xᵀ, (columns, columns).
+        fourth: Σ ‖x‖⁴.
+        count: inputs.
+
+    """
+    mean = second.double() / count
+    size = float(mean.square().sum())
+    apart = size - float(mean.diagonal().mean()) ** 2 * len(mean)
+    off = (fourth / count - size) / count
+    share = min(max(off / max(apart, torch.finfo(torch.float64).tiny), 0.0), _MOST)
+    return max(DAMPING, share / (1 - share))
+
+
+def descend(
+    start: Codes, full: Tensor, second: Tensor, missing: Tensor, *, sweeps: int, damping: float = DAMPING
+) -> Codes:
     """The codes and scales after ``sweeps`` over all columns and blocks.
 
-    ``full`` is the weight in full precision, float32 (rows, columns); ``second`` Σ x xᵀ, (columns, columns), and
-    ``missing`` Σ r xᵀ, (rows, columns), are those of the error above at ``start``. Zero points stay, and of a sparse
-    scheme the codes that mean 0.
+    ``full`` is the weight in full precision, float32 (rows, columns), and ``damping`` what it costs to leave that, in
+    mean squares of what goes in; ``second`` Σ x xᵀ, (columns, columns), and ``missing`` Σ r xᵀ, (rows, columns), are
+    those of the error above at ``start``. Zero points stay, and of a sparse scheme the codes that mean 0.
     """
     scheme, columns = start.scheme, full.shape[1]
-    damping = _DAMPING * float(second.diagonal().mean()) + torch.finfo(torch.float32).tiny
+    damping = damping * float(second.diagonal().mean()) + torch.finfo(torch.float32).tiny
     curve = second.double() + damping * torch.eye(columns, dtype=torch.float64, device=second.device)
     values = start.dequantize().double()
     slope = -missing.double() - damping * (full.double() - values)  # half the error's gradient, (rows, columns)

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from edgepress.exporter.arrays.descent import descend
+from edgepress.exporter.arrays.descent import damping_of, descend
 from edgepress.exporter.interpreter.network import Step
 from edgepress.exporter.interpreter.products import rows_read
 from edgepress.exporter.methods.kinds import GraphMethod
@@ -64,13 +64,16 @@ def _solve(step: Step, weight: BlockWeight, sweeps: int, inputs: Sequence[Tensor
     """Find the codes and scales of a product, by what it reads and what its output lacks, of each feed."""
     count, columns = weight.full.shape
     second, missing = torch.zeros(columns, columns), torch.zeros(count, columns)
+    fourth, seen = 0.0, 0
     for x, r in zip(inputs, lacking, strict=True):
         rows = rows_read(step, x, weight.value())
         assert rows is not None  # a product
         rows = rows.reshape(-1, columns)
         second += rows.T @ rows
+        fourth, seen = fourth + float(rows.double().square().sum(1).square().sum()), seen + len(rows)
         missing += (r.movedim(1, -1) if step.key == "Conv" else r).reshape(-1, count).T @ rows
-    weight.found(descend(weight.learned.start, weight.full, second, missing, sweeps=sweeps))
+    damping = damping_of(second, fourth, seen)
+    weight.found(descend(weight.learned.start, weight.full, second, missing, sweeps=sweeps, damping=damping))
 
 
 def _learns(layer: LayerOf) -> BlockWeight | None:

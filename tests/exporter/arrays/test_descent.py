@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgepress.exporter.arrays.codes import Codes
-from edgepress.exporter.arrays.descent import descend
+from edgepress.exporter.arrays.descent import DAMPING, damping_of, descend
 from edgepress.exporter.arrays.scheme import Scheme
 
 
@@ -95,3 +95,17 @@ def test_zeros_of_a_sparse_scheme_and_zero_points_stay() -> None:
     assert (found.codes[:, 1::2] != start.codes[:, 1::2]).any()
     torch.testing.assert_close(found.zero_points, start.zero_points, rtol=0, atol=0)
     assert error(found, x, wanted) < error(start, x, wanted)
+
+
+@pytest.mark.parametrize(("count", "columns"), [(30, 24), (200, 24), (5, 40), (4000, 6)])
+def test_few_inputs_are_damped_by_how_far_their_moments_are_off(count: int, columns: int) -> None:
+    """By the definition, one input after the other."""
+    random = np.random.default_rng(count)
+    mixer = random.standard_normal((columns, columns)) * np.linspace(0.2, 2, columns)
+    x = random.standard_normal((count, columns)) @ mixer
+    mean = x.T @ x / count
+    level = np.trace(mean) / columns * np.eye(columns)
+    off = sum(float(np.square(np.outer(one, one) - mean).sum()) for one in x) / count**2
+    share = min(off / float(np.square(mean - level).sum()), 0.99)
+    found = damping_of(torch.from_numpy(x.T @ x), float(np.square(np.square(x).sum(1)).sum()), count)
+    assert found == pytest.approx(max(DAMPING, share / (1 - share)))
