@@ -19,7 +19,7 @@ from edgepress.targets import find_target
 from edgepress.targets.legality.check import check_file
 
 Matrix = NDArray[np.float64]
-HIDDEN, READ = 512, 40
+HIDDEN, READ = 256, 40
 TARGETS = {"x86-cpu": "dynamic pairs", "arm64-cpu": "dynamic pairs", "wasm": "dynamic"}
 
 
@@ -136,7 +136,7 @@ def test_an_lstm_of_which_one_weight_is_kept_computes_in_floats(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (layer(hidden=256), "integers pay for LSTMs of 512 numbers or more, and this one has 256"),
+        (layer(hidden=128), "integers pay for LSTMs of 256 numbers or more, and this one has 128"),
         (layer(kind="GRU"), "onnxruntime has no GRU in integers"),
         (layer(turned=True), "other nodes move it on its way"),
     ],

@@ -21,10 +21,10 @@ from edgepress.exporter.graph.linears import INT8, UINT8, Nodes
 from edgepress.exporter.plan.plan import PlannedTensor
 from edgepress.onnx_graph.walk import attribute, operand
 
-LEAST = 512
-"""Numbers that an LSTM carries from which on integers pay, counted by ``benchmarks/arm_encoders.py``: processors with
-dot products take 0.48 to 0.81 of the instructions of floats there, and up to 1.16 of them at 128; a Cortex-A53, which
-has none, 0.90 with int8 codes and 1.59 with uint8 ones.
+LEAST = 256
+"""Numbers that an LSTM carries from which on integers pay, counted by ``benchmarks/arm_encoders.py``: with int8 codes
+processors with dot products take 0.55 to 0.92 of the instructions of floats there, at 128 0.71 to 1.15; a Cortex-A53,
+which has none, 0.91 to 1.00 and 1.06 to 1.17 (with uint8 codes 1.45 and more at any width).
 """
 
 _ATTRIBUTES = ("activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size", "input_forget")

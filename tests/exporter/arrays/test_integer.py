@@ -258,7 +258,7 @@ def test_pieces_of_a_text_are_ranged_apart_and_a_token_of_its_own_best(home: Pat
     reference = Reference(home / "llama").logits(TOKENS)
     whole, single = (graph_logits(tmp_path / "out", pieces) for pieces in ([TOKENS], list(TOKENS[:, None])))
     assert not np.array_equal(whole, single)
-    assert rms(single, reference) < 0.05
+    assert rms(single, reference) < 0.06
 
 
 @pytest.mark.parametrize("preset", ["int8-dynamic", "int8-static", "int8-static-a16"])
