@@ -18,7 +18,7 @@ from edgepress.exporter.methods.narrower.filters import (
     written_as_filters,
 )
 from edgepress.exporter.methods.narrower.refit import fit_anew
-from edgepress.exporter.methods.narrower.task import GraphTask
+from edgepress.exporter.methods.narrower.task import GraphTask, rows_of
 from edgepress.exporter.methods.narrower.trace import node_name
 from edgepress.exporter.methods.options import Option, Options, whole_number
 
@@ -73,6 +73,7 @@ def run(task: GraphTask, options: Options) -> None:
     task.made = written_as_filters(task.model, chosen)
     changed = {node.input[1] for node in task.made.graph.node if node.op_type == "Conv" and node_name(node) in chosen}
     task.report["fitted"] = list(fit_anew(task.made, task.model, changed, feeds))
+    task.report["samples"] = sum(map(rows_of, feeds))
     task.report["filters"] = {name: [len(own), len(found[name])] for name, own in chosen.items()}
 
 

@@ -165,6 +165,7 @@ def test_a_share_is_reached_and_what_is_cheaper_whole_stays(tmp_path: Path, of: 
     first, last = found.steps
     assert 0.7 * first[of] < last[of] <= 0.85 * first[of]
     assert last["fitted"][0] >= 1
+    assert last["samples"] == 12 * 4
     assert all(kept < every and kept % 2 == 0 for kept, every in last["filters"].values())
     groups = [dict(onnx_attributes(node)).get("group", 1) for node in onnx.load(found.file).graph.node]
     assert {8, 2} < set(groups)  # those that were in groups before
