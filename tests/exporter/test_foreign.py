@@ -112,6 +112,31 @@ def test_an_override_decides_for_one_weight(files: dict[str, Path], tmp_path: Pa
     assert not (tmp_path / "other").exists()
 
 
+LOOKS = {  # methods that look at what goes into products
+    "gptq": '[weights]\nbits = 8\nblock_size = 32\nmethod = "gptq"\n',
+    "awq": 'before = ["awq"]\n[weights]\nbits = 8\nblock_size = 32\n',
+    "budget": '[budget]\nerror = 0.01\ncandidates = ["4:32", "8:32"]\n[weights]\n',
+}
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("products", "gptq"), ("products", "awq"), ("branches", "budget")])
+def test_what_is_no_product_with_one_matrix_is_passed_by(
+    name: str, recipe: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Batches of matrices, which have no one width of inputs, and an If, which reads a truth beside its weights."""
+    (tmp_path / "mine.toml").write_text(LOOKS[recipe])
+    (tmp_path / "samples").mkdir()
+    feeds = [feed_of(onnx.load(files[name]), seed) for seed in range(9)]
+    for number, feed in enumerate(feeds):
+        np.savez(tmp_path / "samples" / f"{number}.npz", **feed)
+    out, samples = tmp_path / "out", [tmp_path / "samples"]
+    export(files[name], out=out, recipe=tmp_path / "mine.toml", calibration=samples, threads=1)
+    model = load(out, prepared=False, threads=1)
+    found, names = model.run(feeds[0]), [edge.name for edge in model.task.outputs]
+    for output, expected in zip(names, open_on_cpu(files[name]).run(names, feeds[0]), strict=True):
+        assert np.linalg.norm(found[output] - expected) < 0.2 * np.linalg.norm(expected)
+
+
 def test_what_float16_cannot_hold_is_kept_in_float32(tmp_path: Path) -> None:
     model = MODELS["products"]()
     for tensor in model.graph.initializer:

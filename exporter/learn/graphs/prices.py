@@ -178,4 +178,6 @@ def multiply_adds(network: Network, step: Step, weight: Weight, alive: Tensors) 
         return given.numel() * prod(value.shape[1:])
     if step.key in ("LSTM", "GRU", "RNN"):
         return prod(given.shape[:2]) * value.numel()
-    return given.numel() // max(1, given.shape[-1]) * value.numel() if value.dim() == 2 else 0
+    if value.dim() != 2 or not given.dim():  # a number that chooses the branch which has the weight
+        return 0
+    return given.numel() // max(1, given.shape[-1]) * value.numel()

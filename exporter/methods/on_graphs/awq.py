@@ -51,7 +51,8 @@ def _groups(network: Network, coded: Sequence[str]) -> list[_Group]:
     found: dict[str, list[Step]] = defaultdict(list)
     for step in steps:
         is_product = step.key in ("Gemm", "MatMul") and not step.attributes.get("transA", 0)
-        if is_product and step.inputs[1] in coded and len(readers[step.inputs[1]]) == 1:
+        is_matrix = is_product and step.inputs[1] in coded and network.constants[step.inputs[1]].dim() == 2
+        if is_matrix and len(readers[step.inputs[1]]) == 1:
             found[step.inputs[0]].append(step)
     return [
         _Group(
