@@ -179,6 +179,23 @@ def test_a_file_whose_inputs_and_outputs_are_float16_becomes_float32(kind: int, 
     )
 
 
+def test_a_check_that_compares_no_number_is_none(tmp_path: Path) -> None:
+    m = Maker()
+    m.edge("x", ["batch", 24])
+    m.node("MatMul", [m.node("Log", ["x"], "log"), m.weight("w", 24, 32)], "y")
+    m.given("y", ["batch", 32])
+    file, out = save(m.model(), tmp_path / "m.onnx"), tmp_path / "out"
+    with pytest.raises(
+        InputError, match=r"m.onnx gives nothing but NaN and infinities as y, for 3 inputs.*--calibratio"
+    ):
+        export(file, out=out, recipe="int8", check=True, threads=1)
+    assert not out.exists()
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).uniform(0.5, 2, (9, 24)).astype(np.float32))
+    parity = export(file, out=out, recipe="int8", check=True, threads=1, calibration=[tmp_path / "x.npz"]).parity
+    assert parity is not None
+    assert parity["feeds"] == 4  # the last is the file
+
+
 def test_an_output_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     model = MODELS["half"]()
     model.graph.output.append(model.graph.output[0])

@@ -64,7 +64,7 @@ def parity_traced(
     Raises:
         CheckFailed: the planned graph does not compute what the original does, or the bundle's graph not what the
             planned one computes with the same weights.
-        InputError: the model runs on no example, and there are no samples.
+        InputError: the model runs on no example, and there are no samples; or an output is in none of them a number.
 
     """
     names = [edge.name for edge in traced.task.outputs]
@@ -77,6 +77,7 @@ def parity_traced(
         )
     with progress(5, "checking against the model", " graphs") as advance:
         expected = [_original(traced, original, feed, names) for feed in feeds]
+        _check_finite(traced, names, expected)
         advance(1)
         plain = _run(open_on_cpu(_with_weights(model, source, {}).SerializeToString()), feeds, names)
         plain, moved = _in_order(plain, expected, names, traced.task.name, FLOAT_TOLERANCE)
@@ -116,6 +117,17 @@ def parity_traced(
             name: compare([run[at] for run in shipped], [run[at] for run in expected]) for at, name in enumerate(names)
         },
     }
+
+
+def _check_finite(traced: Traced, names: Sequence[str], expected: Sequence[Outputs]) -> None:
+    """Raise an InputError where an output of floats has no finite number to compare."""
+    for at, name in enumerate(names):
+        given = [run[at] for run in expected if run[at].size and run[at].dtype.kind == "f"]
+        if given and not any(np.isfinite(one).any() for one in given):
+            raise InputError(
+                f"{traced.file} gives nothing but NaN and infinities as {name}, for {len(given)} inputs, so there is "
+                "nothing to compare; give some of its inputs by --calibration, as an .npz file with an array for each"
+            )
 
 
 def find_examples(traced: Traced, most: int = EXAMPLES) -> list[Feed]:
