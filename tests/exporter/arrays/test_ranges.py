@@ -120,6 +120,14 @@ def test_entropy_clips_a_lone_outlier_and_minmax_does_not() -> None:
     assert find_range(histogram, "mse", 100, 16)[1] > 90  # 65535 steps have room for it
 
 
+def test_entropy_keeps_values_that_lie_in_several_places() -> None:
+    """Logits of a classifier: nearly all within the first bins in the last of them is what folding the rest gives."""
+    random = np.random.default_rng(0)
+    places = [random.normal(place, 0.001, 1000) for place in (-1.4, 0.3, 2.5)]
+    low, high = find_range(seen(np.concatenate(places)), "entropy", 100, 8)
+    assert (low, high) == (pytest.approx(-1.4, abs=0.01), pytest.approx(2.5, abs=0.01))
+
+
 @given(st.floats(-1e6, 0), st.floats(0, 1e6), st.sampled_from([8, 16]))
 def test_zero_is_exact_and_the_range_is_covered(low: float, high: float, bits: int) -> None:
     scale, zero_point = to_scale(low, high, bits)
