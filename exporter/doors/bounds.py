@@ -16,9 +16,9 @@ from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from edgepress.errors import InputError
-from edgepress.exporter.doors.comparing.agreement import TOLERANCE, farthest
+from edgepress.exporter.doors.comparing.agreement import farthest
 from edgepress.exporter.doors.feeds import Axes, Feeds
-from edgepress.exporter.doors.traced import Feed
+from edgepress.exporter.doors.traced import TOLERANCE, Feed
 from edgepress.sessions import open_on_cpu
 from edgepress.tasks.task import Axis, Task
 

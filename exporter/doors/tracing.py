@@ -14,7 +14,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -81,6 +83,24 @@ class Tracing:
                 f"{self.where} cannot be called with {shown}{at and f' ({at})'}: {type(error).__name__}: "
                 f"{_spoken(error)}{remedy}"
             ) from error
+
+    @cached_property
+    def in_float64(self) -> Tracing:
+        """A copy that computes in float64: twice the memory of the module's weights."""
+        import torch
+
+        fixed = {
+            name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for name, value in self.fixed.items()
+        }
+        return replace(self, module=deepcopy(self.module).double(), fixed=fixed)
+
+    def exact(self, feed: Feed) -> Feed:
+        """What the module gives for ``feed`` in float64, by name; errors are those of :meth:`compute`."""
+        precise = {
+            name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feed.items()
+        }
+        return self.in_float64.compute(precise)
 
 
 def named_outputs(result: object) -> dict[str, torch.Tensor]:

@@ -37,7 +37,6 @@ from edgepress.terminal.progress import Progress
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FLOAT_TOLERANCE = 1e-4  # of the largest value of an output: other orders of sums
 GRAPH_TOLERANCE = 1e-3  # the same after rounding weights, which kernels dequantize in their own ways
 EXAMPLES = 3
 MOST_SAMPLES = 32
@@ -80,7 +79,7 @@ def parity_traced(
         _check_finite(traced, names, expected)
         advance(1)
         plain = _run(open_on_cpu(_with_weights(model, source, {}).SerializeToString()), feeds, names)
-        plain, moved = _in_order(plain, expected, names, traced.task.name, FLOAT_TOLERANCE)
+        plain, moved = _in_order(plain, expected, names, traced.task.name, traced.tolerance)
         advance(1)
         graph_difference = 0.0
         if plan is not None:
@@ -91,11 +90,11 @@ def parity_traced(
             graph_difference = largest(exact, restored, least_sizes(model, names, GRAPH_TOLERANCE))
         advance(2)
         shipped = _run(open_on_cpu(work / MODEL_FILE), feeds, names)
-        shipped, _ = _in_order(shipped, expected, names, traced.task.name, FLOAT_TOLERANCE)
+        shipped, _ = _in_order(shipped, expected, names, traced.task.name, traced.tolerance)
         advance(1)
-    float_difference = largest(plain, expected, least_sizes(model, names, FLOAT_TOLERANCE))
+    float_difference = largest(plain, expected, least_sizes(model, names, traced.tolerance))
     for found, most, what, as_is in (
-        (float_difference, FLOAT_TOLERANCE, "the float graph", "the original"),
+        (float_difference, traced.tolerance, "the float graph", "the original"),
         (graph_difference, GRAPH_TOLERANCE, "the bundle's graph", f"{traced.file} with the same weights"),
     ):
         if not found <= most:  # written so that NaN fails too
@@ -105,7 +104,7 @@ def parity_traced(
             )
     return {
         "float_difference": float(f"{float_difference:.3e}"),
-        "float_tolerance": FLOAT_TOLERANCE,
+        "float_tolerance": traced.tolerance,
         **(
             {}
             if plan is None

@@ -145,6 +145,7 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
         task=processed.task,
         examples=examples,
         compute=tracing.compute,
+        exact=tracing.exact,
         texts=processed.texts,
         source={file.name: sha256_file(file) for file in _files(own)},
         notes=(
@@ -154,7 +155,7 @@ def open_checkpoint(reference: str, options: Options, workspace: Path) -> Traced
             *processed.notes,
         ),
     )
-    return traced.noted(*check_agreement(traced).notes)
+    return check_agreement(traced).of(traced)
 
 
 def task_of(folder: Path, config: Mapping[str, object], task: str | None) -> tuple[Head, str]:

@@ -80,11 +80,11 @@ def open_model(reference: str, options: Options, workspace: Path) -> Traced:
         task=processed.task,
         examples=examples,
         compute=tracing.compute,
+        exact=tracing.exact,
         source={} if folder is None else {name: sha256_file(folder / name) for name in (CONFIG, SINGLE)},
         notes=(*notes, *processed.notes),
     )
-    check_agreement(traced)
-    return traced
+    return check_agreement(traced).of(traced)
 
 
 def _load(reference: str, folder: Path | None, config: Mapping[str, object], task: str) -> torch.nn.Module:

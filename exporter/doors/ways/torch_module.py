@@ -83,12 +83,13 @@ def open_callable(reference: str, options: Options, workspace: Path) -> Traced:
         texts=named.texts,
         examples=examples,
         compute=tracing.compute,
+        exact=tracing.exact,
         notes=named.notes,
         source={} if file is None else {file.name: sha256_file(file)},
     )
     found = check_agreement(traced)
-    notes = (FAST_PATH, *found.notes) if pads_with_zeros(module) else found.notes
-    return traced.noted(f"within {found.share:.1e} of the module's outputs, as a share of the largest", *notes)
+    within = f"within {found.share:.1e} of the module's outputs, as a share of the largest"
+    return found.of(traced, within, *([FAST_PATH] if pads_with_zeros(module) else []))
 
 
 @contextmanager

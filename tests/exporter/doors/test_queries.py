@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepress.bundle.manifest import read_manifest
 from edgepress.cli import main
 from edgepress.errors import CheckFailed
-from edgepress.exporter.doors.comparing.agreement import TOLERANCE, check_agreement
+from edgepress.exporter.doors.comparing.agreement import check_agreement
 from edgepress.exporter.doors.comparing.queries import Moved, in_order
-from edgepress.exporter.doors.traced import Feed, Traced
+from edgepress.exporter.doors.traced import TOLERANCE, Feed, Traced
 from edgepress.exporter.export import export_traced
 from edgepress.tasks.task import Edge, Task
 
@@ -144,7 +144,7 @@ def test_a_bundle_says_that_it_was_compared_as_a_set(tmp_path: Path, capsys: pyt
     found = check_agreement(traced)
     assert found.share < 1e-6
     assert found.moved == Moved(16, 4 * IMAGES * QUERIES)
-    export_traced(traced.noted(*found.notes), out=tmp_path / "bundle", recipe="fp32", target="x86-cpu", check=True)
+    export_traced(found.of(traced), out=tmp_path / "bundle", recipe="fp32", target="x86-cpu", check=True)
     parity = read_manifest(tmp_path / "bundle").parity
     assert parity is not None
     assert parity["queries"] == "as a set: 12 rows of 240 in another order"

@@ -13,9 +13,10 @@ from onnx import TensorProto
 
 from edgepress.bundle.manifest import read_manifest
 from edgepress.exporter import export
-from edgepress.exporter.bundle.parities.traced import FLOAT_TOLERANCE, largest
+from edgepress.exporter.bundle.parities.traced import largest
 from edgepress.exporter.doors.comparing.probabilities import ROUNDING, least_sizes
 from edgepress.exporter.doors.kinds import Options
+from edgepress.exporter.doors.traced import TOLERANCE
 from edgepress.exporter.doors.ways.onnx_file import open_file
 from edgepress.exporter.graph.foreign.unsaid import numbers_looked_for
 from edgepress.runtime import load
@@ -40,15 +41,15 @@ def test_probabilities_of_nothing_are_checked_at_the_rounding_of_one(tmp_path: P
     onnx.save(detector(), tmp_path / "detector.onnx")
     manifest = export(tmp_path / "detector.onnx", out=tmp_path / "bundle", recipe="int8", check=True)
     assert manifest.parity is not None
-    assert 0 <= manifest.parity["float_difference"] <= FLOAT_TOLERANCE
+    assert 0 <= manifest.parity["float_difference"] <= TOLERANCE
 
 
 @pytest.mark.parametrize(("added", "refused"), [(ROUNDING / 2, False), (ROUNDING * 2, True)])
 def test_more_than_a_rounding_is_refused(added: float, *, refused: bool) -> None:
     expected = [[np.full((1, 1, 4, 4), 1e-7)]]
     found = [[expected[0][0] + added]]
-    least = least_sizes(detector(), ["map"], FLOAT_TOLERANCE)
-    assert (largest(found, expected, least) > FLOAT_TOLERANCE) is refused
+    least = least_sizes(detector(), ["map"], TOLERANCE)
+    assert (largest(found, expected, least) > TOLERANCE) is refused
 
 
 def test_only_probabilities_have_a_least_size() -> None:
