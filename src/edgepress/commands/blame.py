@@ -59,6 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
         what = "a language model" if task is None else f"for {task.name}"
         right = ", ".join(f"--{name}" for name in (_OF_LANGUAGE_MODELS if task is None else _OF_TASKS))
         raise InputError(f"{arguments.bundle} is {what}, so there is nothing for {given[0]}; it takes {right}")
+    if task is not None and task.sequences is not None:
+        raise InputError(
+            f"{arguments.bundle} is for {task.name}, by an encoder and a decoder, and blame takes bundles of one "
+            "graph; `edgepress eval` measures the whole"
+        )
     if task is not None:
         from edgepress.exporter.learn.graphs.loss_by_part import format_loss_by_part, measure_loss_by_part
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import encoder_decoders
 import numpy as np
 import onnx
 import pytest
@@ -101,3 +102,12 @@ def test_what_cannot_be_blamed_is_one_clear_error(tmp_path: Path, capsys: pytest
     changed, _ = exported(another, f'before = ["equalize"]\n{equal}', tmp_path / "equal", images(4))
     with pytest.raises(InputError, match="float weights that equalize made"):
         measure_loss_by_part(changed, str(another))
+
+
+def test_an_encoder_decoder_is_not_called_a_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = encoder_decoders.save("t5", tmp_path / "checkpoint")
+    export(checkpoint, out=tmp_path / "bundle", recipe="int8")
+    assert main(["blame", str(tmp_path / "bundle"), "--model", str(checkpoint)]) == 2
+    said = capsys.readouterr().err
+    assert "blame takes bundles of one graph" in said
+    assert "Traceback" not in said
