@@ -190,7 +190,7 @@ def test_a_block_of_toml_is_a_recipe_or_a_budget(block: Block, tmp_path: Path) -
     recipe = read_recipe(path)
     asked = recipe.budget
     of_outputs = asked is not None and (asked.most_lost is not None or asked.metric is not None)
-    check_recipe(recipe, graphs=of_outputs or "channels" in recipe.prune)
+    check_recipe(recipe, graphs=of_outputs or bool({"channels", "filters"} & set(recipe.prune)))
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "json"], ids=str)
