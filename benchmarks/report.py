@@ -156,8 +156,7 @@ TABLES = {
     "export_cost": Cut(("export_cost", "export_cost_large"), less=("edgepress MB", "without llvmlite MB")),
     "export_memory": Cut(("export_memory",)),
     "decode_speed": Cut(("decode_speed",)),
-    # its cold starts are left out until it is run again: each process had this benchmark's own imports in it
-    "tools": Cut(("tool_speed",), less=("cold start to first token, s",)),
+    "tools": Cut(("tool_speed",)),
     "cold starts": Cut(("cold_start",)),
     "tools' loss": Cut(("tool_speed",), 1),
     "follow-ups": Cut(("turns",)),

@@ -295,6 +295,12 @@ def peers(name: str, file: Path, threads: int) -> Answer:
     return lambda x: np.asarray(session.run(None, {name: x})[0])
 
 
+def _samples(name: str) -> list[Sample]:
+    """What the last run kept."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+
+
 def main() -> None:
     """Try every file, or measure four; print the tables and keep the samples."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -305,8 +311,7 @@ def main() -> None:
     options = parser.parse_args()
     samples: list[Sample] = []
     if options.all:
-        path = RESULTS / "shipped_files_all.jsonl"
-        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]] if path.exists() else []
+        kept = _samples("shipped_files_all")
         for package, inside in SHIPPED:
             again = any(word in inside for word in options.files)
             here = [one for one in kept if (one["package"], one["file"]) == (package, Path(inside).name)]
@@ -314,10 +319,12 @@ def main() -> None:
             print(save("shipped_files_all", samples), inside, flush=True)
         print(all_report(samples))
         return
+    kept = _samples("shipped_files")
     for read in READ:
-        if read.name in options.models:
-            samples += any_model.measured(subject(read), options.rounds)
-            print(save("shipped_files", samples), flush=True)
+        again = read.name in options.models
+        here = [one for one in kept if one["model"] == read.name]
+        samples += any_model.measured(subject(read), options.rounds) if again else here
+        print(save("shipped_files", samples), flush=True)
     print(any_model.report(samples))
 
 

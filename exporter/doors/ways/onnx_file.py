@@ -103,7 +103,7 @@ def _in_float32(path: Path, model: onnx.ModelProto, folder: Path) -> tuple[Path,
 
 
 def _edge(path: Path, value: NodeArg, renamed: dict[str, str]) -> Edge:
-    """An input or output. An axis whose name is a long formula of others is called by its place: see ``renamed``."""
+    """An input or output; axes without a name, or with a formula (``renamed``) for one, are called by their place."""
     kind = _TYPES.get(value.type)
     if kind is None:
         raise InputError(f"{path}: {value.name} is a {value.type}; inputs and outputs must be tensors of numbers")
@@ -112,10 +112,12 @@ def _edge(path: Path, value: NodeArg, renamed: dict[str, str]) -> Edge:
     shape = list[int | str]()
     for axis, size in enumerate(value.shape):
         place = f"{value.name}_{axis}"
-        if isinstance(size, str) and len(size) > LONGEST_NAME:
-            shape.append(renamed.setdefault(size, place))
+        if isinstance(size, int):
+            shape.append(size if size > 0 else place)
+        elif not any(letter.isalnum() for letter in size or ""):  # "?", which converters write for all that they miss
+            shape.append(place)
         else:
-            shape.append(size if isinstance(size, int) else size or place)
+            shape.append(size if len(size) <= LONGEST_NAME else renamed.setdefault(size, place))
     return Edge(value.name, kind, tuple(shape))
 
 

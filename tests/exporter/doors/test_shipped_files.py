@@ -81,6 +81,18 @@ def test_an_axis_whose_name_is_a_formula_is_called_by_its_place(tmp_path: Path) 
     export(tmp_path / "long.onnx", out=tmp_path / "bundle", recipe="fp32", check=True)
 
 
+def test_axes_that_are_a_question_mark_are_not_one(tmp_path: Path) -> None:
+    """As PaddlePaddle's converter writes height and width: lines of text are no squares."""
+    m = Maker()
+    m.edge("x", ["-1", 3, "?", "?"])
+    m.node("Conv", ["x", m.weight("w", 4, 3, 3, 3)], "y", pads=[1, 1, 1, 1])
+    m.given("y", ["-1", 4, "?", "?"])
+    onnx.save(m.model(), tmp_path / "paddle.onnx")
+    export(tmp_path / "paddle.onnx", out=tmp_path / "bundle", recipe="fp32", check=True)
+    model = load(tmp_path / "bundle")
+    assert model.run({"x": np.zeros((2, 3, 6, 10), np.float32)})["y"].shape == (2, 4, 6, 10)
+
+
 def rates() -> onnx.ModelProto:
     """A rate of samples that chooses a branch, and a state whose rows the file has no name for: Silero VAD 6 is so."""
     m = Maker(16)
