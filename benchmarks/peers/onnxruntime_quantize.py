@@ -6,7 +6,8 @@
     python onnxruntime_quantize.py static|qnn FLOAT OUT INPUTS.npz
 
 ``static`` is QDQ with uint8 activations and int8 weights by channel, after preprocessing (which folds batch norms);
-``qnn`` the preset for Qualcomm's provider. INPUTS has an array for each input, samples by its first axis.
+``qnn`` the preset for Qualcomm's provider. Opsets below 13, which cannot hold scales by channel, are converted by onnx
+first, as its documentation advises. INPUTS has an array for each input, samples by its first axis.
 """
 
 import os
@@ -42,10 +43,16 @@ def main() -> None:
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    import onnx
+
     how = sys.argv[1]
     model, out, *inputs = (str(Path(path).resolve()) for path in sys.argv[2:])
     os.chdir(Path(out).parent)  # where its preprocessing leaves files of its own
     prepared = str(Path(out).with_suffix(".prepared.onnx"))
+    float_model = onnx.load(model)
+    if next(one.version for one in float_model.opset_import if not one.domain) < 13:
+        model = str(Path(out).with_suffix(".converted.onnx"))
+        onnx.save(onnx.version_converter.convert_version(float_model, 17), model)
     if how == "dynamic":
         quantize_dynamic(model, out, per_channel=True, weight_type=QuantType.QInt8)
     elif how == "static":
