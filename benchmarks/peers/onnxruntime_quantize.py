@@ -39,11 +39,10 @@ class Samples:
 def main() -> None:
     """Write OUT."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it is loaded
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize, quantize_dynamic, quantize_static
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config, qnn_preprocess_model
     from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    import onnx
 
     how = sys.argv[1]
     model, out, *inputs = (str(Path(path).resolve()) for path in sys.argv[2:])

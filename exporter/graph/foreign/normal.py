@@ -6,6 +6,7 @@
     float16 and bfloat16                         ─► float32
     opset below 13                               ─► 17, by onnx's converter
     BatchNormalization                           ─► part of the convolution before it, else Mul and Add
+    parts of a layer norm                        ─► LayerNormalization
     heads moved apart for Attention              ─► Attention that finds them itself
 
 Weights stay where they lie: their bytes are read when they are written.
@@ -20,6 +21,7 @@ from onnx import TensorProto, numpy_helper
 from edgepress.errors import InputError
 from edgepress.exporter.graph.editing import copied, pass_by, set_nodes
 from edgepress.exporter.graph.foreign.batch_norms import fold_batch_norms
+from edgepress.exporter.graph.foreign.layer_norms import fuse_layer_norms
 from edgepress.exporter.graph.passes import Context, find_pass
 from edgepress.exporter.graph.weights import Weights
 from edgepress.onnx_graph.files import read_model
@@ -52,6 +54,7 @@ def read_normal(path: Path) -> tuple[onnx.ModelProto, Weights]:
     if any(tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) for tensor in model.graph.initializer):
         find_pass("float32").apply(model, Context(weights=weights))
     fold_batch_norms(model, weights)
+    fuse_layer_norms(model, weights)
     find_pass("heads-together").apply(model, Context(weights=weights))
     return model, weights
 
