@@ -41,7 +41,7 @@ class Agreement:
             f"float32 leaves {self.own:.1e} of the largest output to chance, by the model in float64: the graph is "
             "as near to that as the model is"
         )
-        return replace(traced.noted(*said), tolerance=max(TOLERANCE, (1 + _AS_NEAR) * self.own))
+        return replace(traced.noted(*said), tolerance=min(max(TOLERANCE, (1 + _AS_NEAR) * self.own), _MOST))
 
 
 def check_agreement(traced: Traced, *, seed: int = 0) -> Agreement:

@@ -66,6 +66,13 @@ def test_what_the_original_itself_does_not_hold_is_no_fault(exact: float, tmp_pa
     assert "float64" in accepted.notes[1]
 
 
+def test_a_model_that_float32_hardly_holds_is_still_compared(tmp_path: Path) -> None:
+    """Float64 is a tenth away: bundles may differ by ten times the usual tolerance, and no more."""
+    found = check_agreement(off_by(3e-4, tmp_path, moved(0.1)))
+    assert found.own == pytest.approx(0.1 / 1.1, rel=1e-3)
+    assert found.share < found.of(off_by(3e-4, tmp_path, None)).tolerance == pytest.approx(10 * TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("share", "exact"),
     [(3e-4, None), (3e-4, moved(0.0)), (3e-4, moved(5e-5)), (-3e-4, moved(1.4e-4)), (0.1, moved(0.1))],
